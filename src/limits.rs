@@ -1,0 +1,121 @@
+//! Every bound of the system in one place, with the relations between them asserted at compile time.
+//!
+//! Units are in the names: `_SIZE` and `_BYTES` count bytes, `_COUNT` counts things, `_SECONDS` is what it says.
+
+/// Bytes in a KiB.
+pub const KIB: usize = 1 << 10;
+/// Bytes in a MiB.
+pub const MIB: usize = 1 << 20;
+/// Bytes in a GiB.
+pub const GIB: usize = 1 << 30;
+
+/// The alignment of everything on disk: offsets, lengths and memory of each O_DIRECT transfer. Devices with larger
+/// logical blocks are refused at start; smaller ones are served at this size, which is also the page of most flash.
+pub const PAGE_SIZE: usize = 4 * KIB;
+
+/// Records start at multiples of this many bytes, so that a pointer needs four bits less.
+pub const RECORD_GRANULE: usize = 16;
+
+/// Longest key, in bytes: memcached's `KEY_MAX_LENGTH`.
+pub const KEY_SIZE_MAX: usize = 250;
+
+/// Longest command line without its value, in bytes; `get` and `gets` may be longer (memcached closes the connection
+/// beyond it).
+pub const COMMAND_LINE_SIZE_MAX: usize = 2 * KIB;
+
+/// Longest `get`/`gets` line that is kept in memory at once. memcached has no bound; this one fits 250,000 short keys.
+pub const MULTIGET_LINE_SIZE_MAX: usize = 4 * MIB;
+
+/// Number of bytes memcached counts for an item beside its key, value and `\r\n`: the header (48), the CAS unique (8)
+/// and the key's terminating NUL. `-I` bounds the sum, so the same values are refused here as there.
+pub const ITEM_OVERHEAD_SIZE: usize = 48 + 8 + 1 + 2;
+
+/// Smallest and largest `-I`, memcached's own.
+pub const ITEM_SIZE_MIN: usize = KIB;
+/// Largest `-I`.
+pub const ITEM_SIZE_MAX: usize = GIB;
+/// Default `-I`.
+pub const ITEM_SIZE_DEFAULT: usize = MIB;
+
+/// Relative expiry times end here (30 days); larger numbers are absolute unix seconds (memcached's
+/// `REALTIME_MAXDELTA`).
+pub const RELATIVE_EXPIRY_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
+
+/// The version that clients are told: the memcached whose commands and answers are followed. Clients look for
+/// features by it.
+pub const MEMCACHED_VERSION: &str = "1.6.45";
+
+/// The version of everything on disk that `disktable/FORMAT.md` describes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Default `-p`.
+pub const PORT_DEFAULT: u16 = 11211;
+/// Default `-m`, in MiB.
+pub const MEMORY_MIB_DEFAULT: usize = 64;
+/// Smallest `-m`, in MiB: below it the write blocks leave no room for an index.
+pub const MEMORY_MIB_MIN: usize = 8;
+/// Default `-c`.
+pub const CONNECTIONS_DEFAULT: usize = 1024;
+/// Largest `-c`.
+pub const CONNECTIONS_MAX: usize = 1_000_000;
+
+/// Default `--table-size`.
+pub const TABLE_SIZE_DEFAULT: usize = 64 * MIB;
+/// Smallest `--table-size`.
+pub const TABLE_SIZE_MIN: usize = MIB;
+/// Largest `--table-size`.
+pub const TABLE_SIZE_MAX: usize = GIB;
+/// A store has at least this many tables: one being written, one ready, the rest to evict from.
+pub const TABLE_COUNT_MIN: usize = 4;
+/// Largest number of tables of a shard.
+pub const TABLE_COUNT_MAX: usize = 1 << 20;
+
+/// Size of a write block: what one write to the device carries, unless the record alone is larger.
+pub const BLOCK_SIZE_DEFAULT: usize = MIB;
+/// Smallest write block, used with small memory budgets.
+pub const BLOCK_SIZE_MIN: usize = 64 * KIB;
+/// Write blocks of a shard: one being filled, the others on their way to the device.
+pub const BLOCK_COUNT: usize = 4;
+
+/// Default upper bound of `--capacity`; the other bound is an eighth of the file system's free space.
+pub const CAPACITY_DEFAULT_MAX: u64 = 8 * GIB as u64;
+
+/// Default `--flush-interval`, in milliseconds.
+pub const FLUSH_INTERVAL_MS_DEFAULT: u64 = 1000;
+/// Shortest `--flush-interval`, in milliseconds.
+pub const FLUSH_INTERVAL_MS_MIN: u64 = 10;
+/// Longest `--flush-interval`, in milliseconds.
+pub const FLUSH_INTERVAL_MS_MAX: u64 = 3_600_000;
+
+/// Most shards of a store; the CAS unique keeps this many numbers apart in its low bits.
+pub const SHARD_COUNT_MAX: usize = 1 << SHARD_BITS;
+/// Low bits of a CAS unique that hold the shard's number.
+pub const SHARD_BITS: u32 = 10;
+
+/// How far the version counter jumps after a stop that was not clean: more than the versions that can have been
+/// handed out for records that never reached the disk, so that no client holds a CAS unique that comes again.
+pub const VERSION_GAP: u64 = 1 << 24;
+
+/// RLIMIT_MEMLOCK that glommio's reactor demands, in bytes.
+pub const MEMLOCK_SIZE_MIN: u64 = 512 * KIB as u64;
+
+/// Bytes of answers a connection collects before it writes them to the socket.
+pub const OUTPUT_SIZE_HIGH: usize = 64 * KIB;
+/// Bytes read from a socket at once.
+pub const INPUT_SIZE: usize = 16 * KIB;
+/// Requests that a connection may have answered before the others get their turn (memcached's `-R`).
+pub const REQUESTS_PER_TURN: usize = 20;
+
+/// How long a stopping server waits for clients to take their answers.
+pub const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+const _: () = assert!(PAGE_SIZE.is_multiple_of(RECORD_GRANULE));
+const _: () = assert!(TABLE_SIZE_MIN.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(TABLE_SIZE_MIN.is_power_of_two());
+const _: () = assert!(TABLE_SIZE_MAX.is_power_of_two());
+const _: () = assert!(BLOCK_SIZE_MIN.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(BLOCK_SIZE_MIN <= BLOCK_SIZE_DEFAULT);
+const _: () = assert!(BLOCK_COUNT >= 2);
+const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
+const _: () = assert!(MULTIGET_LINE_SIZE_MAX > COMMAND_LINE_SIZE_MAX);
+const _: () = assert!(MEMORY_MIB_MIN * MIB >= 4 * BLOCK_COUNT * BLOCK_SIZE_MIN);
