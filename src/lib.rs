@@ -1,4 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
+pub mod clock;
+pub mod digest;
 pub mod limits;
+pub mod record;
