@@ -3,5 +3,6 @@
 
 pub mod clock;
 pub mod digest;
+pub mod index;
 pub mod limits;
 pub mod record;
