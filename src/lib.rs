@@ -4,5 +4,6 @@
 pub mod clock;
 pub mod digest;
 pub mod index;
+pub mod io;
 pub mod limits;
 pub mod record;

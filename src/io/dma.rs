@@ -1,0 +1,217 @@
+//! The real world: glommio's DMA files and executor.
+//!
+//! Rules that glommio 0.9.0 imposes, each from its source: only aligned reads (its `read_at` shows bytes beyond what
+//! was read); files are opened for reading and writing (it probes with a read); alignment is our own, never what it
+//! found in sysfs; no write is retried as if nothing had happened.
+
+use std::future::Future;
+use std::io::{Error, ErrorKind, Result, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use dma_alloc::Buffer;
+use glommio::io::{BufferedFile, DmaFile, OpenOptions};
+
+use super::{File, Io, PROBE_PREFIX, probe};
+use crate::clock::{Seconds, wall_seconds};
+use crate::limits::PAGE_SIZE;
+
+/// Files of the local file system, time and tasks of the glommio executor of the current thread.
+#[derive(Clone, Debug)]
+pub struct DmaIo {
+    started: Instant,
+    direct: bool,
+}
+
+impl DmaIo {
+    /// A handle for files in `directory`, which must exist: what can be done with them is found out here.
+    ///
+    /// # Errors
+    /// When the directory cannot be written to.
+    pub async fn new(directory: &Path) -> Result<Self> {
+        let path = directory.join(format!("{PROBE_PREFIX}{}", std::process::id()));
+        let io = Self { started: Instant::now(), direct: probe::supports_direct_io(directory, &path)? };
+        if io.direct {
+            let taught = io.teach_polling(&path).await;
+            let _ = io.remove(&path);
+            taught?;
+        }
+        Ok(io)
+    }
+
+    /// glommio decides once per device whether it polls for completions (IOPOLL), by whether a read of the first file that
+    /// it opens succeeds. A read of preallocated space always does, as no device is asked; on a device that cannot be
+    /// polled, which is the usual case, every later read would fail then. So the first file that it sees has data.
+    async fn teach_polling(&self, path: &Path) -> Result<()> {
+        let mut file = std::fs::File::create(path)?;
+        file.write_all(&[0xa5; PAGE_SIZE])?;
+        file.sync_all()?;
+        drop(file);
+        self.open_with(path, false).await.map(drop)
+    }
+
+    /// Whether files bypass the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    async fn open_with(&self, path: &Path, create: bool) -> Result<LocalFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(create);
+        if self.direct {
+            Ok(LocalFile::Direct(Rc::new(options.dma_open(path).await?)))
+        } else {
+            Ok(LocalFile::Buffered(Rc::new(options.buffered_open(path).await?)))
+        }
+    }
+}
+
+impl Io for DmaIo {
+    type File = LocalFile;
+    type Lock = std::fs::File;
+
+    fn now(&self) -> Seconds {
+        wall_seconds()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local(task).detach();
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        glommio::timer::sleep(duration).await;
+    }
+
+    async fn yield_now(&self) {
+        glommio::executor().yield_task_queue_now().await;
+    }
+
+    fn random(&self) -> Result<[u8; 16]> {
+        let mut bytes = [0; 16];
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn create_directory(&self, path: &Path) -> Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<String>> {
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<std::fs::File>> {
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn read_small(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        match std::fs::read(path) {
+            Ok(contents) => Ok(Some(contents)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace_small(&self, path: &Path, contents: &[u8]) -> Result<()> {
+        let mut temporary = PathBuf::from(path).into_os_string();
+        temporary.push(".new");
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        std::fs::File::open(directory)?.sync_all()
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    async fn open(&self, path: &Path) -> Result<LocalFile> {
+        self.open_with(path, false).await
+    }
+
+    async fn create(&self, path: &Path, size: u64) -> Result<LocalFile> {
+        let file = self.open_with(path, true).await?;
+        if let Err(error) = file.allocate(size).await {
+            // The half-made file would only take space; the error that matters is the first.
+            let _ = self.remove(path);
+            return Err(error);
+        }
+        Ok(file)
+    }
+}
+
+/// An open file: past the page cache, or through it where the file system knows no other way.
+#[derive(Clone, Debug)]
+pub enum LocalFile {
+    /// O_DIRECT.
+    Direct(Rc<DmaFile>),
+    /// Through the page cache.
+    Buffered(Rc<BufferedFile>),
+}
+
+impl File for LocalFile {
+    async fn read_at(&self, offset: u64, size: usize, mut buffer: Buffer) -> Result<(Buffer, usize)> {
+        debug_assert!(
+            offset.is_multiple_of(PAGE_SIZE as u64) && size.is_multiple_of(PAGE_SIZE) && size <= buffer.len()
+        );
+        let read = match self {
+            Self::Direct(file) => file.read_at_aligned(offset, size).await?,
+            Self::Buffered(file) => file.read_at(offset, size).await?,
+        };
+        let count = read.len().min(size);
+        buffer[..count].copy_from_slice(&read[..count]);
+        Ok((buffer, count))
+    }
+
+    async fn write_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> Result<()> {
+        debug_assert!(offset.is_multiple_of(PAGE_SIZE as u64) && size.is_multiple_of(PAGE_SIZE) && size <= data.len());
+        let written = match self {
+            Self::Direct(file) => {
+                let mut copy = file.alloc_dma_buffer(size);
+                copy.as_bytes_mut().copy_from_slice(&data[..size]);
+                file.write_at(copy, offset).await?
+            }
+            Self::Buffered(file) => file.write_at(data[..size].to_vec(), offset).await?,
+        };
+        if written == size {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::WriteZero, format!("only {written} of {size} bytes were written at offset {offset}")))
+    }
+
+    async fn sync(&self) -> Result<()> {
+        match self {
+            Self::Direct(file) => file.fdatasync().await?,
+            Self::Buffered(file) => file.fdatasync().await?,
+        }
+        Ok(())
+    }
+
+    async fn size(&self) -> Result<u64> {
+        Ok(match self {
+            Self::Direct(file) => file.file_size().await?,
+            Self::Buffered(file) => file.file_size().await?,
+        })
+    }
+
+    async fn allocate(&self, size: u64) -> Result<()> {
+        match self {
+            Self::Direct(file) => file.pre_allocate(size, false).await?,
+            Self::Buffered(file) => file.pre_allocate(size, false).await?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The seam between the engine and the world: files, time and tasks.
+//!
+//! Everything from `store` down is generic over [`Io`], so the same engine runs on glommio ([`dma`]) and, for tests,
+//! on a simulated disk with a virtual clock ([`sim`]). Nothing here knows what a record is.
+//!
+//! **Invariants:** every transfer starts and ends on a page boundary, in the file and in memory. Buffers are owned by
+//! whoever performs the transfer, as io_uring demands. Futures are polled by one thread only and are never `Send`.
+
+pub mod dma;
+pub mod event;
+pub mod probe;
+pub mod sim;
+
+use std::future::Future;
+use std::io::Result;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use dma_alloc::Buffer;
+
+pub use event::Event;
+
+use crate::clock::Seconds;
+
+/// Names of files that are made and removed while finding out what a directory can do begin with this.
+pub const PROBE_PREFIX: &str = ".probe-";
+
+/// What the engine needs of the world. Cloning gives another handle to the same world.
+pub trait Io: Clone + 'static {
+    /// An open file.
+    type File: File;
+    /// Keeps a directory locked as long as it lives.
+    type Lock: 'static;
+
+    /// The wall clock.
+    fn now(&self) -> Seconds;
+
+    /// Time since some fixed moment, never going back.
+    fn monotonic(&self) -> Duration;
+
+    /// Starts a task of the same thread.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Ends after `duration`.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Lets other tasks run, when it is their turn.
+    fn yield_now(&self) -> impl Future<Output = ()>;
+
+    /// 16 random bytes, for ids and salts.
+    ///
+    /// # Errors
+    /// When the system has none.
+    fn random(&self) -> Result<[u8; 16]>;
+
+    /// Makes a directory and those above it; fine when it is there.
+    ///
+    /// # Errors
+    /// What mkdir(2) says.
+    fn create_directory(&self, path: &Path) -> Result<()>;
+
+    /// Names in a directory, in no order.
+    ///
+    /// # Errors
+    /// What readdir(3) says.
+    fn list(&self, path: &Path) -> Result<Vec<String>>;
+
+    /// Locks `path`, a file that is made if it is not there; `None` when somebody else holds it.
+    ///
+    /// # Errors
+    /// What open(2) and flock(2) say.
+    fn lock(&self, path: &Path) -> Result<Option<Self::Lock>>;
+
+    /// A small file as a whole; `None` when there is none.
+    ///
+    /// # Errors
+    /// What open(2) and read(2) say.
+    fn read_small(&self, path: &Path) -> Result<Option<Vec<u8>>>;
+
+    /// Replaces a small file as a whole, or leaves it as it was; on stable media when this returns.
+    ///
+    /// # Errors
+    /// What open(2), write(2), fsync(2) and rename(2) say.
+    fn replace_small(&self, path: &Path, contents: &[u8]) -> Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What unlink(2) says.
+    fn remove(&self, path: &Path) -> Result<()>;
+
+    /// Opens a file for direct reads and writes.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    fn open(&self, path: &Path) -> impl Future<Output = Result<Self::File>>;
+
+    /// Makes a file of `size` bytes, all of them allocated. Leaves nothing behind on failure.
+    ///
+    /// # Errors
+    /// What open(2) and fallocate(2) say: `StorageFull` when there is no room.
+    fn create(&self, path: &Path, size: u64) -> impl Future<Output = Result<Self::File>>;
+}
+
+/// An open file of whole pages.
+pub trait File: 'static {
+    /// Reads `size` bytes at `offset` to the front of `buffer`; gives the buffer back with the number of bytes read,
+    /// fewer only at the file's end.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    fn read_at(&self, offset: u64, size: usize, buffer: Buffer) -> impl Future<Output = Result<(Buffer, usize)>>;
+
+    /// Writes the first `size` bytes of `data` at `offset`.
+    ///
+    /// # Errors
+    /// What write(2) says. What lies on disk then is unknown.
+    fn write_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> impl Future<Output = Result<()>>;
+
+    /// Returns when everything written so far is on stable media (fdatasync).
+    ///
+    /// # Errors
+    /// What fdatasync(2) says. What lies on disk then is unknown.
+    fn sync(&self) -> impl Future<Output = Result<()>>;
+
+    /// Length of the file in bytes.
+    ///
+    /// # Errors
+    /// What fstat(2) says.
+    fn size(&self) -> impl Future<Output = Result<u64>>;
+
+    /// Allocates the file's first `size` bytes, and lengthens it to that.
+    ///
+    /// # Errors
+    /// What fallocate(2) says.
+    fn allocate(&self, size: u64) -> impl Future<Output = Result<()>>;
+}
