@@ -3,7 +3,9 @@
 
 pub mod clock;
 pub mod digest;
+pub mod disktable;
 pub mod index;
 pub mod io;
 pub mod limits;
+pub mod memtable;
 pub mod record;

@@ -1,0 +1,150 @@
+//! Writing a disktable: what is known of it while it is open, and the pages around its records.
+
+use std::io::Result;
+use std::ops::Range;
+use std::rc::Rc;
+
+use dma_alloc::Buffer;
+
+use super::format::{Identity, Mark, MarkKind, RECORDS_START, Summary, footer_page_count};
+use super::summaries::SummaryLog;
+use crate::clock::Seconds;
+use crate::io::File;
+use crate::limits::{MIB, PAGE_SIZE};
+use crate::memtable::TableUse;
+
+/// The table that records are appended to.
+#[derive(Debug)]
+pub struct TableWriter {
+    /// Which table, and which use of it.
+    pub table: TableUse,
+    /// Where the next write block starts.
+    pub next_start: u32,
+    /// What the footer will say.
+    pub summaries: SummaryLog,
+    table_size: usize,
+    summary_count_max: usize,
+}
+
+impl TableWriter {
+    /// An empty table of `table_size` bytes that takes at most `summary_count_max` records.
+    #[must_use]
+    pub fn new(table: TableUse, table_size: usize, summary_count_max: usize) -> Self {
+        Self::resume(table, table_size, summary_count_max, RECORDS_START as u32, SummaryLog::default())
+    }
+
+    /// A table that has records already, up to `next_start`.
+    #[must_use]
+    pub fn resume(
+        table: TableUse,
+        table_size: usize,
+        summary_count_max: usize,
+        next_start: u32,
+        summaries: SummaryLog,
+    ) -> Self {
+        Self { table, next_start, summaries, table_size, summary_count_max }
+    }
+
+    /// Whether a record of `size` bytes at `offset` leaves room for the footer and the trailer, and for `reserve`
+    /// bytes more.
+    #[must_use]
+    pub fn fits(&self, offset: u32, size: usize, reserve: usize) -> bool {
+        let records_end = (offset as usize + size + reserve).next_multiple_of(PAGE_SIZE);
+        let footer = (footer_page_count(self.summaries.len() + 1) + 1) * PAGE_SIZE;
+        records_end + footer <= self.table_size && self.summaries.len() < self.summary_count_max
+    }
+
+    /// Whether a record of `size` bytes fits into any table at all.
+    #[must_use]
+    pub fn fits_empty(table_size: usize, size: usize) -> bool {
+        RECORDS_START + size.next_multiple_of(PAGE_SIZE) + 2 * PAGE_SIZE <= table_size
+    }
+
+    /// Notes a record that was appended.
+    pub fn note(&mut self, summary: &Summary) {
+        self.summaries.push(summary);
+    }
+}
+
+/// Writes the header that begins a use of the table; it is on stable media when this returns, so that no record is there
+/// before it and its sequence is never given out again.
+///
+/// # Errors
+/// What the write or sync says; no records must be written to the table then.
+pub async fn write_header<F: File>(file: &F, identity: Identity, sequence: u64, now: Seconds) -> Result<()> {
+    let mark = Mark { identity, sequence, records_end: 0, summary_count: 0, written: now.into() };
+    write_mark(file, MarkKind::Header, mark, 0).await?;
+    file.sync().await
+}
+
+async fn write_mark<F: File>(file: &F, kind: MarkKind, mark: Mark, offset: u64) -> Result<()> {
+    let mut page = Buffer::zeroed(PAGE_SIZE);
+    mark.encode(kind, &mut page);
+    file.write_at(offset, PAGE_SIZE, Rc::new(page)).await
+}
+
+/// Seals a table: writes the footer and then the trailer, and returns when all of the table is on stable media.
+///
+/// # Errors
+/// What a write or sync says; the table counts as unsealed at the next start then.
+pub async fn seal<F: File>(
+    file: &F,
+    identity: Identity,
+    table: TableUse,
+    records_end: u32,
+    summaries: SummaryLog,
+    now: Seconds,
+) -> Result<()> {
+    let summary_count = summaries.len() as u64;
+    let (buffers, page_count) = summaries.into_footer(table.place(0));
+    let mut offset = identity.table_size - ((page_count + 1) * PAGE_SIZE) as u64;
+    assert!(offset >= u64::from(records_end), "fits() left room for the footer");
+    let mut left = page_count * PAGE_SIZE;
+    for buffer in buffers {
+        let size = buffer.len().min(left);
+        file.write_at(offset, size, Rc::new(buffer)).await?;
+        offset += size as u64;
+        left -= size;
+    }
+    // The trailer vouches for the footer and the records, so they are on stable media before it.
+    file.sync().await?;
+    let records_end = u64::from(records_end);
+    let mark = Mark { identity, sequence: table.sequence, records_end, summary_count, written: now.into() };
+    write_mark(file, MarkKind::Trailer, mark, identity.table_size - PAGE_SIZE as u64).await?;
+    file.sync().await
+}
+
+/// Takes the seal off a table that is to be appended to.
+///
+/// # Errors
+/// What the write says.
+pub async fn unseal<F: File>(file: &F, identity: Identity) -> Result<()> {
+    let trailer = identity.table_size - PAGE_SIZE as u64;
+    file.write_at(trailer, PAGE_SIZE, Rc::new(Buffer::zeroed(PAGE_SIZE))).await?;
+    file.sync().await
+}
+
+/// Marks a table as free, on stable media: no recovery finds its records any more.
+///
+/// # Errors
+/// What a write or sync says; the table must not be used again then.
+pub async fn free<F: File>(file: &F, identity: Identity, sequence: u64, now: Seconds) -> Result<()> {
+    let mark = Mark { identity, sequence, records_end: 0, summary_count: 0, written: now.into() };
+    write_mark(file, MarkKind::Free, mark, 0).await?;
+    unseal(file, identity).await
+}
+
+/// Overwrites a part of a table with zeros.
+///
+/// # Errors
+/// What a write says.
+pub async fn wipe<F: File>(file: &F, part: Range<u64>) -> Result<()> {
+    let zeros = Rc::new(Buffer::zeroed(MIB));
+    let mut offset = part.start;
+    while offset < part.end {
+        let size = usize::try_from(part.end - offset).unwrap_or(MIB).min(MIB);
+        file.write_at(offset, size, Rc::clone(&zeros)).await?;
+        offset += size as u64;
+    }
+    file.sync().await
+}
