@@ -4,8 +4,12 @@
 pub mod clock;
 pub mod digest;
 pub mod disktable;
+pub mod error;
 pub mod index;
 pub mod io;
 pub mod limits;
 pub mod memtable;
+pub mod reclaim;
 pub mod record;
+pub mod recovery;
+pub mod stats;
