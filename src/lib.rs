@@ -13,3 +13,4 @@ pub mod reclaim;
 pub mod record;
 pub mod recovery;
 pub mod stats;
+pub mod store;

@@ -1,0 +1,266 @@
+//! One shard's engine: what `lib.rs` exposes.
+//!
+//! A [`Store`] is used by the tasks of one thread. Reads and writes are ordinary async functions; a write that finds
+//! room, and a read of a record that is in memory, end without waiting for anything. Two background tasks belong to
+//! each store: the flusher, the only one that writes to tables, and the ticker, which sees to it that no record waits
+//! in memory for longer than the flush interval.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir_in(".")?;
+//! # let directory = directory.path().to_path_buf();
+//! use dmacached::io::dma::DmaIo;
+//! use dmacached::store::{Meta, Store, StoreOptions};
+//!
+//! glommio::LocalExecutorBuilder::default().make()?.run(async move {
+//!     let io = DmaIo::new(&directory).await?;
+//!     let options = StoreOptions {
+//!         directory: directory.join("store"),
+//!         capacity: 64 << 20,
+//!         table_size: None,
+//!         memory: 16 << 20,
+//!         item_size_max: 1 << 20,
+//!         evict: true,
+//!         flush_interval: std::time::Duration::from_secs(1),
+//!     };
+//!     let store = Store::open(io, options, |_progress| {}).await?;
+//!     store.set(b"key", b"value", Meta::default()).await;
+//!     let value = store.get(b"key").await?.expect("it was just set");
+//!     assert_eq!(value.bytes, b"value");
+//!     store.close().await?;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! **Invariants:** no borrow of the state lives across an `await`. Between the check of a condition and the write
+//! that depends on it there is no `await`, so operations on a key are serial. Misses, refusals and full disks are
+//! values; an `Err` means that the world failed.
+
+mod budget;
+mod flusher;
+mod open;
+mod read;
+mod state;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use dma_alloc::Buffer;
+
+pub use budget::MemoryPlan;
+pub use write::Condition;
+
+use crate::clock::Seconds;
+use crate::disktable::format::Identity;
+use crate::error::OpenError;
+use crate::io::{Event, Io};
+use crate::limits::{SHARD_BITS, TABLE_COUNT_MIN};
+use crate::record::Record;
+use crate::recovery::DataDirectory;
+use crate::stats::{StoreCounters, StoreGauges};
+use state::State;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Where it lives.
+    pub directory: PathBuf,
+    /// Bytes of disk that its tables may take.
+    pub capacity: u64,
+    /// Size of a table in bytes, a power of two; `None`: the store's own, or for a new one the default that fits the
+    /// capacity.
+    pub table_size: Option<u64>,
+    /// Bytes of memory for index and buffers.
+    pub memory: usize,
+    /// Largest sum of key and value in bytes.
+    pub item_size_max: usize,
+    /// Whether the oldest records make room when disk or index are full; otherwise writes are refused then.
+    pub evict: bool,
+    /// How long a record may be in memory only.
+    pub flush_interval: Duration,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The value is stored, with this version.
+    Stored(u64),
+    /// Its condition did not hold.
+    NotStored,
+    /// The disk or the index is full, and nothing may be evicted.
+    NoSpace,
+    /// Key and value are larger than the store takes.
+    TooLarge,
+}
+
+/// What a delete or a touch did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is done.
+    Done,
+    /// There is no such record.
+    NotFound,
+    /// The disk is so full that it cannot even be noted that a record is gone.
+    NoSpace,
+}
+
+/// What becomes of a record in [`Store::update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Nothing.
+    Keep,
+    /// It gets the value in the scratch buffer.
+    Replace(Meta),
+}
+
+/// What is stored beside a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The client's 32 bits.
+    pub client_flags: u32,
+    /// Unix second at which the record is gone; 0 = never.
+    pub expiry: Seconds,
+    /// Bits of the protocols.
+    pub bits: u16,
+}
+
+/// A device read failed. The record may be readable later.
+#[derive(Debug, thiserror::Error)]
+#[error("a record could not be read from disk")]
+pub struct ReadFailed;
+
+/// A value with what belongs to it, copied out of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The client's 32 bits.
+    pub client_flags: u32,
+    /// Version of the record.
+    pub version: u64,
+}
+
+/// A store of one shard. Clones are handles to the same one.
+pub struct Store<I: Io> {
+    shared: Rc<Shared<I>>,
+}
+
+impl<I: Io> Clone for Store<I> {
+    fn clone(&self) -> Self {
+        Self { shared: Rc::clone(&self.shared) }
+    }
+}
+
+struct Shared<I: Io> {
+    io: I,
+    identity: Identity,
+    shard_directory: PathBuf,
+    options: StoreOptions,
+    plan: MemoryPlan,
+    salt: crate::digest::Salt,
+    state: RefCell<State<I::File>>,
+    directory: Cell<Option<DataDirectory<I>>>,
+    /// There are jobs for the flusher.
+    work: Event,
+    /// A job is done: there may be room.
+    progress: Event,
+    /// A read has ended: there may be room in the read budget.
+    read_done: Event,
+    read_buffers: RefCell<Vec<Buffer>>,
+}
+
+impl<I: Io> Store<I> {
+    /// The value of `key`, copied.
+    ///
+    /// # Errors
+    /// [`ReadFailed`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Value>, ReadFailed> {
+        let copy = |record: Record<'_>| Value {
+            bytes: record.value.to_vec(),
+            client_flags: record.header.client_flags,
+            version: record.header.version,
+        };
+        self.read(key, copy).await
+    }
+
+    /// Stores `value` under `key`, whatever was there.
+    pub async fn set(&self, key: &[u8], value: &[u8], meta: Meta) -> Stored {
+        self.put(key, value, meta, Condition::Always).await
+    }
+
+    /// The version as clients see it: unique in the whole store, as the shard's number is in its low bits.
+    #[must_use]
+    pub fn cas_unique(&self, version: u64) -> u64 {
+        version << SHARD_BITS | u64::from(self.shared.identity.shard)
+    }
+
+    /// What the store has done.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        self.shared.state.borrow().counters
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn gauges(&self) -> StoreGauges {
+        self.shared.state.borrow().gauges(self.shared.plan.total)
+    }
+
+    /// How the memory budget is divided.
+    #[must_use]
+    pub fn memory_plan(&self) -> MemoryPlan {
+        self.shared.plan
+    }
+
+    /// The wall clock of the store's world.
+    #[must_use]
+    pub fn now(&self) -> Seconds {
+        self.shared.io.now()
+    }
+
+    /// Returns when everything written so far is on stable media.
+    pub async fn flush(&self) {
+        let number = self.shared.flush_active(true);
+        self.shared.synced(number).await;
+    }
+
+    /// Flushes everything, seals the table that is being written and marks the store as cleanly stopped. Nothing may
+    /// be written afterwards.
+    ///
+    /// # Errors
+    /// When the superblock cannot be written; the next start treats the stop as a crash.
+    pub async fn close(&self) -> Result<(), OpenError> {
+        self.shared.begin_closing();
+        self.shared.drained().await;
+        let is_sound = self.shared.state.borrow().counters.disk_write_errors == 0;
+        match self.shared.directory.take() {
+            Some(directory) if is_sound => directory.close(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A broken device fails at every request: the first failures are told one by one, then only each time their number has
+/// doubled.
+fn worth_logging(count: u64) -> bool {
+    count <= 10 || count.is_power_of_two()
+}
+
+/// Tables that `capacity` pays for.
+fn table_count(capacity: u64, table_size: u64) -> Result<usize, OpenError> {
+    let count = usize::try_from(capacity / table_size).unwrap_or(usize::MAX);
+    if count < TABLE_COUNT_MIN {
+        return Err(OpenError::Capacity { capacity, table_size });
+    }
+    let most = crate::index::Index::slot_count_max(usize::try_from(table_size).unwrap_or(usize::MAX));
+    if count > most {
+        return Err(OpenError::CapacityTooLarge { capacity, table_size, most });
+    }
+    Ok(count)
+}
