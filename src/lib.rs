@@ -9,6 +9,7 @@ pub mod index;
 pub mod io;
 pub mod limits;
 pub mod memtable;
+pub mod protocol;
 pub mod reclaim;
 pub mod record;
 pub mod recovery;

@@ -1,0 +1,9 @@
+//! memcached's text protocol ("classic" commands): [`parse`] reads requests, [`encode`] writes answers, [`token`]
+//! splits lines.
+
+pub mod encode;
+pub mod parse;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
