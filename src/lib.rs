@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod clock;
 pub mod digest;
 pub mod disktable;
@@ -13,5 +14,7 @@ pub mod protocol;
 pub mod reclaim;
 pub mod record;
 pub mod recovery;
+pub mod server;
+pub mod shard;
 pub mod stats;
 pub mod store;

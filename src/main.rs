@@ -1,0 +1,5 @@
+//! The `dmacached` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    dmacached::cli::run()
+}
