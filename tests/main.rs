@@ -1,0 +1,19 @@
+//! Black-box tests: a real `dmacached` on a real disk, asked through its socket, killed by signals, with its files
+//! cut and flipped.
+//!
+//! One binary, one module per subject. `support` starts servers and speaks the text protocol; nothing in here knows
+//! how the server works inside, except `brokenworld`, which damages its files, and `tidy`, which reads its source.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test, and the panic says where")]
+
+mod badinput;
+mod brokenworld;
+mod commands;
+mod conversation;
+mod diskreads;
+mod eviction;
+mod model;
+mod persistence;
+mod readme;
+mod support;
+mod tidy;
