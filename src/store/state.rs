@@ -170,8 +170,9 @@ impl<F> State<F> {
         }
         // Whether another table follows may not be known yet.
         let reserve = if self.ready.is_none() && !self.evict { reserve } else { 0 };
-        // At most: begin another block, then another table, then a block in that, then repeat a flush there.
-        for _ in 0..4 {
+        // At most: begin another block, repeat a flush there, which may take the table's last room; begin another table,
+        // a block in it, repeat the flush there; and see that there is room.
+        for _ in 0..6 {
             let in_active = self.memtable.next_offset(size);
             if self.spoiled || !self.writer.fits(in_active.unwrap_or_else(|| self.next_block_start()), size, reserve) {
                 self.roll_table()?;

@@ -491,3 +491,35 @@ fn room_for_one_table_only_is_refused() {
         assert!(matches!(refused, Err(OpenError::NoRoom { .. })), "it could never be emptied");
     });
 }
+
+/// A delayed flush that is still to be repeated takes the last room of a table that the record was to have: another
+/// table is begun, where it is repeated again.
+#[test]
+fn a_flush_repeated_at_the_end_of_a_table_moves_the_record_to_the_next() {
+    // With 3 blocks of large records before it, a record of this size ends where the footer begins.
+    let rest = MIB - 3 * 4096 - 3 * MIB / 4;
+    for size in (rest - 128..=rest).step_by(16) {
+        let sim = world();
+        sim.run(async {
+            let store = open(&sim, StoreOptions { item_size_max: MIB / 2, ..options() }).await;
+            store.flush_all(Some(store.now() + 100_000)).await;
+            let mut number = 0;
+            let first = store.shared.state.borrow().writer.table;
+            while store.shared.state.borrow().writer.table == first {
+                number += 1;
+                let full_block = vec![1; MIB / 4 - 28 - key(number).len()];
+                store.set(&key(number), &full_block, Meta::default()).await;
+            }
+            for _ in 0..2 {
+                number += 1;
+                let full_block = vec![1; MIB / 4 - 28 - key(number).len()];
+                store.set(&key(number), &full_block, Meta::default()).await;
+            }
+            // A table is ready and the buffers are free: nothing has to be waited for.
+            sim.sleep(Duration::from_secs(5)).await;
+            let stored = store.set(b"last", &vec![2; size - 28 - 4], Meta::default()).await;
+            assert!(matches!(stored, Stored::Stored(_)), "size {size}");
+            assert_eq!(bytes(&store, b"last").await.map(|bytes| bytes.len()), Some(size - 32));
+        });
+    }
+}
