@@ -223,17 +223,7 @@ fn filled_store() -> Store {
 
 /// The numbers of the records that are missing; a wrong value is a failed test.
 fn missing(client: &mut Client) -> Vec<usize> {
-    (0..COUNT)
-        .filter(|number| {
-            let value = client.get(&key(*number));
-            assert!(
-                value.as_ref().is_none_or(|value| *value == value_of(&key(*number), VALUE_SIZE)),
-                "{} is wrong",
-                key(*number)
-            );
-            value.is_none()
-        })
-        .collect()
+    (0..COUNT).filter(|number| !client.has_intact(&key(*number), VALUE_SIZE)).collect()
 }
 
 /// The table and offset of the value of `number`.

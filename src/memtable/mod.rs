@@ -56,6 +56,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// Its buffer, if nobody else holds the block any more.
+    fn into_buffer(self: Rc<Self>) -> Option<Buffer> {
+        Rc::into_inner(self).and_then(|block| Rc::into_inner(block.buffer))
+    }
+
     /// The bytes from the record at `pointer` on, if the block holds it.
     fn find(&self, pointer: Pointer) -> Option<&[u8]> {
         let position = usize::try_from(pointer.offset.checked_sub(self.start)?).ok()?;
@@ -246,7 +251,7 @@ impl Memtable {
         let block = self.frozen.pop_front().expect("blocks are retired once, in order");
         if readable && block.buffer.len() == self.block_size {
             self.written.push_back(block);
-        } else if let Some(buffer) = Rc::into_inner(block).and_then(|block| Rc::into_inner(block.buffer)) {
+        } else if let Some(buffer) = block.into_buffer() {
             self.give_buffer(buffer);
         }
     }
@@ -255,11 +260,7 @@ impl Memtable {
     pub fn forget(&mut self, slot: u32) {
         let (forgotten, kept) = self.written.drain(..).partition(|block| block.table.slot == slot);
         self.written = kept;
-        for block in Vec::from(forgotten) {
-            if let Some(buffer) = Rc::into_inner(block).and_then(|block| Rc::into_inner(block.buffer)) {
-                self.give_buffer(buffer);
-            }
-        }
+        Vec::from(forgotten).into_iter().filter_map(Block::into_buffer).for_each(|buffer| self.give_buffer(buffer));
     }
 
     /// The bytes from the record at `pointer` on, if it is in memory.
@@ -298,8 +299,7 @@ impl Memtable {
             self.unmade_count -= 1;
             return Some(Buffer::zeroed(self.block_size));
         }
-        let oldest = self.written.pop_front()?;
-        Rc::into_inner(oldest).and_then(|block| Rc::into_inner(block.buffer))
+        self.written.pop_front()?.into_buffer()
     }
 
     fn give_buffer(&mut self, buffer: Buffer) {

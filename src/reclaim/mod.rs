@@ -6,9 +6,11 @@
 use std::io::Result;
 use std::rc::Rc;
 
+use crate::clock::{Seconds, is_expired};
 use crate::disktable::catalog::{Catalog, TableState};
 use crate::disktable::format::{Identity, MarkKind, Summary};
 use crate::disktable::{reader, writer};
+use crate::index::Index;
 use crate::io::Io;
 
 /// The table to be emptied next; `None` when there is none that may be.
@@ -25,6 +27,21 @@ pub fn choose_victim<F>(catalog: &Catalog<F>, may_evict: bool) -> Option<u32> {
     }
     let (slot, oldest) = sealed().min_by_key(|(_, table)| table.sequence)?;
     (may_evict || oldest.live_count == 0).then_some(slot)
+}
+
+/// Drops every expired record from the index, and returns their number. They stay on disk and keep older versions of their
+/// keys dead. Walks the whole index.
+pub fn drop_expired<F>(index: &mut Index, catalog: &mut Catalog<F>, now: Seconds) -> u64 {
+    let before = index.len();
+    index.retain(|entry| {
+        let keep = !is_expired(entry.expiry, now);
+        if !keep {
+            catalog.remove_live(entry.pointer.slot, entry.class);
+            catalog.add_guard(entry.pointer.slot);
+        }
+        keep
+    });
+    (before - index.len()) as u64
 }
 
 /// Marks the table as free on disk and then visits what was in it, so that the caller can drop it from the index.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::tables::{Contents, Found, What, find_tables, read_contents, table_path};
-use crate::clock::{Seconds, is_expired};
+use crate::clock::Seconds;
 use crate::digest::Salt;
 use crate::disktable::catalog::{Catalog, TableState};
 use crate::disktable::format::{Identity, Summary};
@@ -15,6 +15,7 @@ use crate::error::OpenError;
 use crate::index::{Full, Index};
 use crate::io::{File, Io};
 use crate::memtable::TableUse;
+use crate::reclaim::drop_expired;
 use crate::record::Kind;
 
 /// How far a recovery is.
@@ -86,8 +87,9 @@ pub async fn recover<I: Io>(
         progress(Progress { table_count_done: number + 1, table_count, record_count, elapsed });
     }
     replay.finish_flush();
-    replay.drop_expired();
-    let Replay { mut recovered, evicted, .. } = replay;
+    let Replay { mut recovered, evicted, now, .. } = replay;
+    // Not before all is replayed: a later touch may have given a record more time.
+    drop_expired(index, catalog, now);
     for slot in evicted {
         free_evicted(io, shard, catalog, slot, &mut recovered).await;
     }
@@ -258,19 +260,6 @@ impl<F> Replay<'_, F> {
         if self.recovered.flush_due.is_some_and(|due| due <= self.now) {
             self.clear();
         }
-    }
-
-    /// Expired records leave the index when all is replayed, not before: a later touch may have given them more time.
-    fn drop_expired(&mut self) {
-        let (now, catalog) = (self.now, &mut *self.catalog);
-        self.index.retain(|entry| {
-            let keep = !is_expired(entry.expiry, now);
-            if !keep {
-                catalog.remove_live(entry.pointer.slot, entry.class);
-                catalog.add_guard(entry.pointer.slot);
-            }
-            keep
-        });
     }
 
     /// Drops the records of the oldest table that has some, other than `current`. Says whether there was one.

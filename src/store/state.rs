@@ -12,7 +12,7 @@ use crate::disktable::reader::ReadPlan;
 use crate::disktable::writer::TableWriter;
 use crate::index::{Entry, Full, Index, Pointer};
 use crate::memtable::{Block, Memtable, TableUse};
-use crate::reclaim::choose_victim;
+use crate::reclaim::{choose_victim, drop_expired};
 use crate::record::{Header, Kind, SizeClass, granules_up, record_size};
 use crate::stats::{StoreCounters, StoreGauges};
 
@@ -312,16 +312,7 @@ impl<F> State<F> {
 
     /// Drops every expired record from the index. Walks the whole index.
     pub(super) fn sweep_expired(&mut self, now: Seconds) {
-        let Self { index, catalog, counters, .. } = self;
-        index.retain(|entry| {
-            let keep = !is_expired(entry.expiry, now);
-            if !keep {
-                catalog.remove_live(entry.pointer.slot, entry.class);
-                catalog.add_guard(entry.pointer.slot);
-                counters.expired += 1;
-            }
-            keep
-        });
+        self.counters.expired += drop_expired(&mut self.index, &mut self.catalog, now);
     }
 
     /// Puts `job` in the queue unless one like it is there.

@@ -258,15 +258,10 @@ impl<F> State<F> {
         room?;
         self.append_guard(Draft::guard(Kind::Flush, &NO_DIGEST, b"", due.unwrap_or(0)));
         if due.is_none() {
-            self.clear();
+            self.forget_all();
         }
         self.flush_due = due;
         Ok(())
-    }
-
-    fn clear(&mut self) {
-        self.forget_all();
-        self.flush_due = None;
     }
 
     fn forget_all(&mut self) {

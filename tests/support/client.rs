@@ -148,6 +148,13 @@ impl Client {
         self.line()
     }
 
+    /// Whether the key has a value; one that is not `value_of` the key with `size` bytes is a failed test.
+    pub(crate) fn has_intact(&mut self, key: &str, size: usize) -> bool {
+        let value = self.get(key);
+        assert!(value.as_ref().is_none_or(|value| *value == super::value_of(key, size)), "{key} is wrong");
+        value.is_some()
+    }
+
     /// The value of `key`, if there is one.
     pub(crate) fn get(&mut self, key: &str) -> Option<Vec<u8>> {
         self.send(format!("get {key}\r\n").as_bytes());
