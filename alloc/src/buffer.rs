@@ -9,10 +9,18 @@ use std::ops::{Deref, DerefMut};
 use aligned_vec::{AVec, ConstAlign};
 
 use crate::layout::PAGE;
+use crate::lease::Lease;
 
-/// Owned memory that starts at a page boundary and is a whole number of pages long. Starts zeroed.
+/// Owned memory that starts at a page boundary and is a whole number of pages long. Starts zeroed. Either from the
+/// system's allocator or out of a pool ([`Pool::take_zeroed`](crate::Pool::take_zeroed)), to which it goes back.
 pub struct Buffer {
-    bytes: AVec<u8, ConstAlign<{ PAGE.get() }>>,
+    memory: Memory,
+}
+
+enum Memory {
+    System(AVec<u8, ConstAlign<{ PAGE.get() }>>),
+    /// Filled to its capacity.
+    Pool(Lease),
 }
 
 impl Buffer {
@@ -27,7 +35,15 @@ impl Buffer {
             usize::try_from(PAGE.round_up(size as u64)).expect("rounded up from a usize that is far from the end");
         let mut bytes = AVec::with_capacity(PAGE.get(), size);
         bytes.resize(size, 0);
-        Self { bytes }
+        Self { memory: Memory::System(bytes) }
+    }
+}
+
+/// The lease's whole block: its filled part, and zeroes behind.
+impl From<Lease> for Buffer {
+    fn from(mut lease: Lease) -> Self {
+        lease.fill_rest_with_zeroes();
+        Self { memory: Memory::Pool(lease) }
     }
 }
 
@@ -35,19 +51,25 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        match &self.memory {
+            Memory::System(bytes) => bytes,
+            Memory::Pool(lease) => lease,
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        match &mut self.memory {
+            Memory::System(bytes) => bytes,
+            Memory::Pool(lease) => lease,
+        }
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Buffer({} bytes)", self.bytes.len())
+        write!(formatter, "Buffer({} bytes)", self.len())
     }
 }
 
@@ -57,7 +79,7 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_whole_pages_and_zero() {
-        for size in [1, 4095, 4096, 4097, 1 << 20] {
+        for size in [1, 4095, 4096, 4097, if cfg!(miri) { 8191 } else { 1 << 20 }] {
             let mut buffer = Buffer::zeroed(size);
             assert!(buffer.len() >= size && buffer.len() < size + PAGE.get());
             assert!(PAGE.is_aligned(buffer.len() as u64));

@@ -1,110 +1,205 @@
 //! Fixed-size blocks in arenas: O(1) take and give, no fragmentation, a budget that holds.
 //!
-//! Blocks are numbered. The number of a block says its arena and its place there by shift and mask. Free blocks form
-//! a list through their own first four bytes; blocks never taken are not in the list and not resident.
+//! Blocks are numbered. The number of a block says its chunk of 4096 blocks and its place there by shift and mask.
+//! Free blocks form a list through their own first four bytes; blocks never taken are not in the list and, unless
+//! they were prepared, not resident.
+//!
+//! **Invariant:** all blocks with numbers below `mapped_count` are mapped, zeroed or with what an owner wrote.
+//!
+//! In debug builds an id also says which of the block's successive owners it was made for: using it after the block
+//! was given back, or giving it back twice, panics. Release builds check only that the block is one of the slab's.
 
-use crate::arena::{Arena, PageKind};
+use std::ptr::NonNull;
 
-/// The number of a block of one slab.
+use crate::arena::{Arena, ArenaError, ArenaOptions, HUGE_PAGE_SIZE, PageKind};
+use crate::budget::Budget;
+
+/// Bits of an id that are the number of the block; the others, if any, are the generation.
+const NUMBER_BITS: u32 = if cfg!(debug_assertions) { 24 } else { 32 };
+const NUMBER_MASK: u32 = u32::MAX >> (u32::BITS - NUMBER_BITS);
+
+/// The name of a block of one slab. Four bytes in all builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockId(u32);
 
 impl BlockId {
-    /// The bare number, for packing.
+    /// The number of the block, below [`Slab::block_count_max`].
     #[must_use]
     pub const fn get(self) -> u32 {
-        self.0
+        self.0 & NUMBER_MASK
+    }
+
+    const fn number(self) -> usize {
+        self.get() as usize
     }
 }
 
-/// Blocks per arena: a power of two, so that a block is found without a division.
-const BLOCKS_PER_ARENA: usize = 1 << ARENA_BITS;
-const ARENA_BITS: u32 = 12;
-/// End of the free list.
-const NONE: u32 = u32::MAX;
+const _: () = assert!(size_of::<BlockId>() == 4, "whoever keeps many ids counts on it");
+
+/// Blocks per chunk: a power of two, so that a block is found without a division.
+const BLOCKS_PER_CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = 12;
+/// Most chunks of an arena of huge pages.
+const CHUNKS_PER_ARENA_MAX: usize = 16;
+/// End of the free list, and the first number that no block has.
+const NONE: u32 = NUMBER_MASK;
+
+/// How a slab's memory is to be had.
+#[derive(Clone, Debug)]
+pub struct SlabOptions {
+    /// Bytes of blocks that the slab may grow to.
+    pub budget_size: usize,
+    /// The pages to ask for.
+    pub pages: PageKind,
+    /// The NUMA node to take the memory from, where the caller cares; a node that cannot be had is no error.
+    pub node: Option<u32>,
+    /// Whether an arena is resident as soon as it is mapped. [`Slab::prepare`] is the finer way.
+    pub prefault: bool,
+    /// Where arenas are accounted as they are mapped: whole ones, some 4096 blocks each.
+    pub budget: Option<Budget>,
+}
+
+impl SlabOptions {
+    /// At most `budget_size` bytes of blocks, in such pages, on any node, resident where touched, in nobody's account.
+    #[must_use]
+    pub const fn new(budget_size: usize, pages: PageKind) -> Self {
+        Self { budget_size, pages, node: None, prefault: false, budget: None }
+    }
+}
 
 /// Blocks of `BLOCK_SIZE` bytes, at most as many as the budget pays for.
 #[derive(Debug)]
 pub struct Slab<const BLOCK_SIZE: usize> {
-    arenas: Vec<Arena>,
-    block_count_max: usize,
+    /// The first byte of each chunk: what a lookup reads, eight bytes for 4096 blocks.
+    chunks: Vec<NonNull<u8>>,
     /// Blocks handed out at least once; the ones above were never touched.
     fresh_count: usize,
     free_head: u32,
     taken_count: usize,
-    pages: PageKind,
+    mapped_count: usize,
+    /// Blocks that are resident whether they were handed out or not.
+    prepared_count: usize,
+    block_count_max: usize,
+    arenas: Vec<Arena>,
+    options: SlabOptions,
+    owners: Owners,
 }
 
 impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
     /// An empty slab that may grow to `budget_size` bytes of blocks.
     #[must_use]
     pub fn new(budget_size: usize, pages: PageKind) -> Self {
+        Self::with(SlabOptions::new(budget_size, pages))
+    }
+
+    /// An empty slab as `options` say. It can have 4294967295 blocks at most, in debug builds 16777215, as ids have
+    /// other uses for eight of their bits there.
+    #[must_use]
+    pub fn with(options: SlabOptions) -> Self {
         const { assert!(BLOCK_SIZE >= 4, "a free block holds the number of the next") };
-        let block_count_max = (budget_size / BLOCK_SIZE).min(NONE as usize);
-        Self { arenas: Vec::new(), block_count_max, fresh_count: 0, free_head: NONE, taken_count: 0, pages }
+        Self {
+            chunks: Vec::new(),
+            fresh_count: 0,
+            free_head: NONE,
+            taken_count: 0,
+            mapped_count: 0,
+            prepared_count: 0,
+            block_count_max: (options.budget_size / BLOCK_SIZE).min(NONE as usize),
+            arenas: Vec::new(),
+            options,
+            owners: Owners::default(),
+        }
     }
 
     /// Takes a block, zeroed or with what its last owner left; `None` when the budget is spent or the system has no
-    /// memory.
+    /// memory. Maps an arena when all blocks there are have been taken once.
     #[must_use]
     pub fn take(&mut self) -> Option<BlockId> {
         if self.free_head != NONE {
-            let id = BlockId(self.free_head);
-            let next = self.block(id).first_chunk::<4>().copied().expect("a block has at least four bytes");
-            self.free_head = u32::from_le_bytes(next);
+            let number = self.free_head;
+            let next = self.bytes(number as usize).first_chunk().expect("a block has at least four bytes");
+            self.free_head = u32::from_le_bytes(*next);
             self.taken_count += 1;
-            return Some(id);
+            return Some(self.owners.id(number));
+        }
+        if self.fresh_count == self.mapped_count {
+            self.map_more().ok()?;
         }
         if self.fresh_count == self.block_count_max {
             return None;
         }
-        if self.fresh_count == self.arenas.len() * BLOCKS_PER_ARENA {
-            let Ok(arena) = Arena::map(BLOCKS_PER_ARENA * BLOCK_SIZE, self.pages) else {
-                // The system has less than the budget: what there is, is the budget from now on.
-                self.block_count_max = self.fresh_count;
-                return None;
-            };
-            self.arenas.push(arena);
-        }
-        let id = BlockId(u32::try_from(self.fresh_count).expect("bounded by block_count_max"));
+        let number = u32::try_from(self.fresh_count).expect("bounded by block_count_max");
         self.fresh_count += 1;
         self.taken_count += 1;
-        Some(id)
+        Some(self.owners.id(number))
     }
 
     /// Gives a block back. The caller must not use `id` again.
+    ///
+    /// # Panics
+    /// When the slab has no such block; in debug builds also when it was given back before.
     pub fn give(&mut self, id: BlockId) {
-        debug_assert!((id.0 as usize) < self.fresh_count, "a block of this slab");
+        self.owners.check(id);
         let next = self.free_head.to_le_bytes();
-        self.block_mut(id)[..4].copy_from_slice(&next);
-        self.free_head = id.0;
+        *self.bytes_mut(id.number()).first_chunk_mut().expect("a block has at least four bytes") = next;
+        self.owners.leave(id);
+        self.free_head = id.get();
         self.taken_count -= 1;
+    }
+
+    /// Makes sure that the next `count` blocks can be taken without mapping anything and that new ones among them are
+    /// resident, so that neither the take nor the first write faults. Returns how many can: fewer than `count` when
+    /// the slab's own budget ends before. Blocks that were given back are as resident as their owners left them.
+    ///
+    /// # Errors
+    /// As [`Arena::with`]. What was prepared before stays so.
+    pub fn prepare(&mut self, count: usize) -> Result<usize, ArenaError> {
+        let free_count = self.fresh_count - self.taken_count;
+        let wanted = self.fresh_count.saturating_add(count.saturating_sub(free_count));
+        while self.mapped_count < wanted.min(self.block_count_max) {
+            self.map_more()?;
+        }
+        let wanted = wanted.min(self.block_count_max);
+        while self.prepared_count.max(self.fresh_count) < wanted {
+            let first = self.prepared_count.max(self.fresh_count);
+            let (arena, first_of_arena, end_of_arena) = self.arena_of(first);
+            let end = wanted.min(end_of_arena);
+            let offset = (first - first_of_arena) * BLOCK_SIZE;
+            self.arenas[arena].prefault(offset, (end - first) * BLOCK_SIZE)?;
+            self.prepared_count = end;
+        }
+        Ok(count.min(free_count + wanted - self.fresh_count))
     }
 
     /// Forgets all blocks and returns their memory to the system.
     pub fn clear(&mut self) {
+        self.chunks.clear();
         self.arenas.clear();
-        self.fresh_count = 0;
+        self.owners.leave_all();
         self.free_head = NONE;
-        self.taken_count = 0;
+        (self.fresh_count, self.taken_count, self.mapped_count, self.prepared_count) = (0, 0, 0, 0);
     }
 
     /// The block's bytes.
+    ///
+    /// # Panics
+    /// When the slab has no such block; in debug builds also when it was given back.
     #[must_use]
     #[inline]
     pub fn block(&self, id: BlockId) -> &[u8; BLOCK_SIZE] {
-        let start = (id.0 as usize & (BLOCKS_PER_ARENA - 1)) * BLOCK_SIZE;
-        let bytes = &self.arenas[(id.0 >> ARENA_BITS) as usize].bytes()[start..start + BLOCK_SIZE];
-        bytes.first_chunk().expect("cut to the length of a block")
+        self.owners.check(id);
+        self.bytes(id.number())
     }
 
     /// The block's bytes, to be written.
+    ///
+    /// # Panics
+    /// As [`Slab::block`].
     #[must_use]
     #[inline]
     pub fn block_mut(&mut self, id: BlockId) -> &mut [u8; BLOCK_SIZE] {
-        let start = (id.0 as usize & (BLOCKS_PER_ARENA - 1)) * BLOCK_SIZE;
-        let bytes = &mut self.arenas[(id.0 >> ARENA_BITS) as usize].bytes_mut()[start..start + BLOCK_SIZE];
-        bytes.first_chunk_mut().expect("cut to the length of a block")
+        self.owners.check(id);
+        self.bytes_mut(id.number())
     }
 
     /// Blocks in use.
@@ -113,10 +208,11 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         self.taken_count
     }
 
-    /// Bytes of blocks that were ever touched and are still mapped: what the slab costs in resident memory.
+    /// Bytes of blocks that were ever touched or prepared and are still mapped: what the slab costs in resident
+    /// memory, exact to a page.
     #[must_use]
     pub fn touched_size(&self) -> usize {
-        self.fresh_count * BLOCK_SIZE
+        self.fresh_count.max(self.prepared_count) * BLOCK_SIZE
     }
 
     /// Most blocks that the budget pays for.
@@ -124,61 +220,150 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
     pub fn block_count_max(&self) -> usize {
         self.block_count_max
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn the_budget_holds_and_given_blocks_come_again() {
-        let mut slab = Slab::<64>::new(64 * 3 + 63, PageKind::Plain);
-        let blocks: Vec<_> = std::iter::from_fn(|| slab.take()).collect();
-        assert_eq!(blocks.len(), 3);
-        slab.give(blocks[1]);
-        assert_eq!(slab.take(), Some(blocks[1]));
-        assert_eq!(slab.take(), None);
-        assert_eq!(slab.touched_size(), 192);
-        slab.clear();
-        assert_eq!((slab.taken_count(), slab.touched_size()), (0, 0));
-        assert!(slab.take().is_some());
+    /// The slab's arenas, in the order of their mapping: to ask what pages and node they got.
+    #[must_use]
+    pub fn arenas(&self) -> &[Arena] {
+        &self.arenas
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 4 } else { 64 },
-            failure_persistence: None,
-            ..ProptestConfig::default()
-        })]
+    #[inline]
+    fn bytes(&self, number: usize) -> &[u8; BLOCK_SIZE] {
+        let start = self.start(number);
+        // SAFETY: 1. `start` gives a block inside an arena of `self`, readable, initialised by the kernel, live as
+        //         long as `self` is borrowed: `clear` takes `&mut self`. 2. An array of bytes needs no alignment.
+        //         3. Slices of it that can be written come from `&mut self` only.
+        unsafe { start.cast().as_ref() }
+    }
 
-        /// Random takes and gives against a reference: no block is handed out twice, and each keeps what its owner
-        /// wrote.
-        #[test]
-        fn behaves_like_a_map_of_owned_blocks(operations in proptest::collection::vec((any::<bool>(), any::<u16>()), 1..600)) {
-            let mut slab = Slab::<448>::new(448 * 5000, PageKind::Plain);
-            let mut owned: HashMap<BlockId, u8> = HashMap::new();
-            for (take, choice) in operations {
-                if take {
-                    for _ in 0..=choice % 40 {
-                        let Some(id) = slab.take() else { break };
-                        let stamp = (id.get() as u8).wrapping_add(choice as u8);
-                        slab.block_mut(id).fill(stamp);
-                        prop_assert!(owned.insert(id, stamp).is_none(), "block {id:?} handed out twice");
-                    }
-                } else if let Some(id) = owned.keys().nth(choice as usize % owned.len().max(1)).copied() {
-                    let stamp = owned.remove(&id).expect("just found");
-                    prop_assert!(slab.block(id).iter().all(|byte| *byte == stamp));
-                    slab.give(id);
-                }
-                prop_assert_eq!(slab.taken_count(), owned.len());
+    #[inline]
+    fn bytes_mut(&mut self, number: usize) -> &mut [u8; BLOCK_SIZE] {
+        let start = self.start(number);
+        // SAFETY: 1.-2. as in `bytes`, and writable. 3. `&mut self` rules out any other slice of any block.
+        unsafe { start.cast().as_mut() }
+    }
+
+    /// The first byte of a block that was handed out at least once.
+    #[inline]
+    fn start(&self, number: usize) -> NonNull<u8> {
+        assert!(number < self.fresh_count, "block {number} of a slab of {}", self.fresh_count);
+        // SAFETY: 1. `fresh_count` is at most `mapped_count`, and every mapped block has its chunk in the list. The
+        //         check above is the one check of a lookup.
+        let chunk = *unsafe { self.chunks.get_unchecked(number >> CHUNK_BITS) };
+        // SAFETY: 1. A chunk is mapped up to its last block, or to `mapped_count` blocks, which `number` is below.
+        unsafe { chunk.add((number & (BLOCKS_PER_CHUNK - 1)) * BLOCK_SIZE) }
+    }
+
+    /// Blocks of a full arena: a chunk, or as many as fill whole huge pages.
+    const fn blocks_per_arena(&self) -> usize {
+        let mut chunk_count = 1;
+        if matches!(self.options.pages, PageKind::Huge) {
+            while chunk_count < CHUNKS_PER_ARENA_MAX
+                && !(chunk_count * BLOCKS_PER_CHUNK * BLOCK_SIZE).is_multiple_of(HUGE_PAGE_SIZE)
+            {
+                chunk_count *= 2;
             }
-            for (id, stamp) in owned {
-                prop_assert!(slab.block(id).iter().all(|byte| *byte == stamp));
-            }
+        }
+        chunk_count * BLOCKS_PER_CHUNK
+    }
+
+    /// Maps the next arena; nothing when all blocks are mapped. All arenas are full ones, but for the one with the
+    /// last of `block_count_max`.
+    fn map_more(&mut self) -> Result<(), ArenaError> {
+        let count = self.blocks_per_arena().min(self.block_count_max - self.mapped_count);
+        if count == 0 {
+            return Ok(());
+        }
+        let SlabOptions { pages, node, prefault, budget, .. } = self.options.clone();
+        let arena = Arena::with(ArenaOptions { size: count * BLOCK_SIZE, pages, node, prefault, budget });
+        if let Err(ArenaError::Map(_)) = arena {
+            // The system has less than the budget: what there is, is the budget from now on.
+            self.block_count_max = self.mapped_count;
+        }
+        let arena = arena?;
+        for first in (0..count).step_by(BLOCKS_PER_CHUNK) {
+            // SAFETY: 1. `first` is below `count`, and the arena has `count` blocks.
+            self.chunks.push(unsafe { arena.start().add(first * BLOCK_SIZE) });
+        }
+        self.arenas.push(arena);
+        self.mapped_count += count;
+        self.owners.grow(self.mapped_count);
+        if prefault {
+            self.prepared_count = self.mapped_count;
+        }
+        Ok(())
+    }
+
+    /// The index of the arena with block `number`, the number of its first block, and of the first behind it.
+    fn arena_of(&self, number: usize) -> (usize, usize, usize) {
+        let count = self.blocks_per_arena();
+        let first = number / count * count;
+        (number / count, first, (first + count).min(self.mapped_count))
+    }
+}
+
+/// Which owner each block has, the first, the second...: modulo 256, so that one stale id in 256 may pass.
+#[cfg(debug_assertions)]
+#[derive(Debug, Default)]
+struct Owners {
+    generations: Vec<u8>,
+}
+
+#[cfg(debug_assertions)]
+impl Owners {
+    /// Makes room for blocks up to `count`.
+    fn grow(&mut self, count: usize) {
+        // After `clear` there may be more already; they must not start over, or old ids would be good again.
+        self.generations.resize(count.max(self.generations.len()), 0);
+    }
+
+    fn id(&self, number: u32) -> BlockId {
+        BlockId(u32::from(self.generations[number as usize]) << NUMBER_BITS | number)
+    }
+
+    fn check(&self, id: BlockId) {
+        let generation = self.generations.get(id.number());
+        assert!(
+            generation.is_some_and(|generation| u32::from(*generation) == id.0 >> NUMBER_BITS),
+            "block {} is used after it was given back, or is of another slab",
+            id.get()
+        );
+    }
+
+    fn leave(&mut self, id: BlockId) {
+        let generation = &mut self.generations[id.number()];
+        *generation = generation.wrapping_add(1);
+    }
+
+    fn leave_all(&mut self) {
+        for generation in &mut self.generations {
+            *generation = generation.wrapping_add(1);
         }
     }
 }
+
+/// Nothing, at no cost.
+#[cfg(not(debug_assertions))]
+#[derive(Debug, Default)]
+struct Owners {}
+
+#[cfg(not(debug_assertions))]
+impl Owners {
+    fn grow(&mut self, _: usize) {}
+
+    #[inline]
+    fn id(&self, number: u32) -> BlockId {
+        BlockId(number)
+    }
+
+    #[inline]
+    fn check(&self, _: BlockId) {}
+
+    #[inline]
+    fn leave(&mut self, _: BlockId) {}
+
+    fn leave_all(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests;
