@@ -114,7 +114,9 @@ pub async fn read_footer<F: File, I: Io>(
 /// What a scan found.
 #[derive(Debug)]
 pub struct Scanned {
-    /// End of the last valid record, rounded up to the page.
+    /// End of the last valid record, rounded up to the granule.
+    pub exact_end: u32,
+    /// The same, rounded up to the page.
     pub records_end: u32,
     /// The read that failed, if the scan ended there: more records may follow.
     pub failure: Option<std::io::Error>,
@@ -218,8 +220,9 @@ impl Scanner {
     }
 
     fn result(&self, failure: Option<std::io::Error>) -> Scanned {
-        let records_end = self.records_end.next_multiple_of(PAGE_SIZE as u64);
-        Scanned { records_end: u32::try_from(records_end).expect("tables are below 4 GiB"), failure }
+        let offset = |end: u64| u32::try_from(end).expect("tables are below 4 GiB");
+        let records_end = offset(self.records_end.next_multiple_of(PAGE_SIZE as u64));
+        Scanned { exact_end: offset(self.records_end), records_end, failure }
     }
 }
 

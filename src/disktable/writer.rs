@@ -1,7 +1,6 @@
 //! Writing a disktable: what is known of it while it is open, and the pages around its records.
 
 use std::io::Result;
-use std::ops::Range;
 use std::rc::Rc;
 
 use dma_alloc::Buffer;
@@ -134,15 +133,22 @@ pub async fn free<F: File>(file: &F, identity: Identity, sequence: u64, now: Sec
     unseal(file, identity).await
 }
 
-/// Overwrites a part of a table with zeros.
+/// Overwrites a table from `start`, where its last record ends, with zeros, and makes that stable. The page that the
+/// record ends in is written again with the same bytes up to there, so that a write that is torn changes none of them.
 ///
 /// # Errors
-/// What a write says.
-pub async fn wipe<F: File>(file: &F, part: Range<u64>) -> Result<()> {
+/// What a read or write says.
+pub async fn wipe<F: File>(file: &F, start: u64, table_size: u64) -> Result<()> {
+    let mut offset = start.next_multiple_of(PAGE_SIZE as u64);
+    if start < offset {
+        let page_start = offset - PAGE_SIZE as u64;
+        let (mut page, _) = file.read_at(page_start, PAGE_SIZE, Buffer::zeroed(PAGE_SIZE)).await?;
+        page[usize::try_from(start - page_start).unwrap_or(PAGE_SIZE)..].fill(0);
+        file.write_at(page_start, PAGE_SIZE, Rc::new(page)).await?;
+    }
     let zeros = Rc::new(Buffer::zeroed(MIB));
-    let mut offset = part.start;
-    while offset < part.end {
-        let size = usize::try_from(part.end - offset).unwrap_or(MIB).min(MIB);
+    while offset < table_size {
+        let size = usize::try_from(table_size - offset).unwrap_or(MIB).min(MIB);
         file.write_at(offset, size, Rc::clone(&zeros)).await?;
         offset += size as u64;
     }

@@ -144,7 +144,10 @@ async fn settle<I: Io>(
     }
     let room = identity.table_size - u64::from(contents.records_end);
     let roomy = room >= identity.table_size / 8 && contents.summaries.len() < shard.summary_count_max / 8 * 7;
-    let goes_on = is_last && (roomy || !shard.may_evict) && !replay.evicted.contains(&table.slot);
+    // A table whose scan does not reach its end, as something in the middle is damaged, must not go on without its footer:
+    // the next scan would not reach it either.
+    let is_whole = contents.intact || contents.exact_end.is_some();
+    let goes_on = is_last && is_whole && (roomy || !shard.may_evict) && !replay.evicted.contains(&table.slot);
     if (!goes_on && contents.intact) || !contents.readable {
         return Ok(());
     }
@@ -157,10 +160,9 @@ async fn settle<I: Io>(
     // The trailer may have stood in for a damaged header; it goes now.
     let header = writer::write_header(file, identity, usage.sequence, io.now()).await;
     header.map_err(OpenError::io("write", &path))?;
-    let reopened = if contents.intact {
-        writer::unseal(file, identity).await
-    } else {
-        writer::wipe(file, u64::from(contents.records_end)..identity.table_size).await
+    let reopened = match contents.exact_end {
+        None => writer::unseal(file, identity).await,
+        Some(end) => writer::wipe(file, end.into(), identity.table_size).await,
     };
     reopened.map_err(OpenError::io("write", &path))?;
     replay.catalog.set_state(table.slot, TableState::Writing);

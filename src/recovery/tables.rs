@@ -121,6 +121,8 @@ pub(super) struct Contents {
     pub(super) summaries: Vec<Summary>,
     /// Where the next record would go.
     pub(super) records_end: u32,
+    /// Where the last record ends, if a scan has found that: what follows it is not known to be zeros.
+    pub(super) exact_end: Option<u32>,
     /// Whether the table is as a clean stop left it.
     pub(super) intact: bool,
     /// Whether all of it could be read. If not, it is left on disk as it is: the next start may read more.
@@ -133,14 +135,14 @@ pub(super) async fn read_contents<I: Io>(io: &I, table: &Found<I::File>, table_s
         What::Sealed(trailer) => trailer,
         What::Unsealed { sequence } => return scan(io, table, *sequence, table_size, salt).await,
         What::Free { .. } | What::Foreign(_) => {
-            return Contents { summaries: Vec::new(), records_end: 0, intact: false, readable: false };
+            return Contents { summaries: Vec::new(), records_end: 0, exact_end: None, intact: false, readable: false };
         }
     };
     let mut summaries = Vec::new();
     let footer = reader::read_footer(io, &*table.file, trailer, |summary| summaries.push(summary)).await;
     let records_end = u32::try_from(trailer.records_end).unwrap_or(0);
     match &footer {
-        Ok(0) => return Contents { summaries, records_end, intact: true, readable: true },
+        Ok(0) => return Contents { summaries, records_end, exact_end: None, intact: true, readable: true },
         Ok(count) => tracing::warn!("table {}: {count} pages of its footer are damaged, it is scanned", table.slot),
         Err(error) => tracing::warn!("table {}: its footer cannot be read ({error}), it is scanned", table.slot),
     }
@@ -149,7 +151,7 @@ pub(super) async fn read_contents<I: Io>(io: &I, table: &Found<I::File>, table_s
     if footer.is_err() || scanned.records_end >= records_end {
         return Contents { readable: scanned.readable && footer.is_ok(), ..scanned };
     }
-    Contents { summaries, records_end, intact: false, readable: scanned.readable }
+    Contents { summaries, records_end, exact_end: None, intact: false, readable: scanned.readable }
 }
 
 async fn scan<I: Io>(io: &I, table: &Found<I::File>, sequence: u64, table_size: u64, salt: &Salt) -> Contents {
@@ -160,7 +162,8 @@ async fn scan<I: Io>(io: &I, table: &Found<I::File>, sequence: u64, table_size: 
         tracing::error!("table {}: reading it failed, what follows is not found now: {error}", table.slot);
     }
     let readable = scanned.failure.is_none();
-    Contents { summaries, records_end: scanned.records_end, intact: false, readable }
+    let exact_end = Some(scanned.exact_end);
+    Contents { summaries, records_end: scanned.records_end, exact_end, intact: false, readable }
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ async fn check(sim: &Sim, store: &Store<Sim>, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_is_a_map_that_survives(seed: u64, operations in proptest::collection::vec(operation(), 1..400)) {
