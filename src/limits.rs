@@ -101,10 +101,51 @@ pub const MEMLOCK_SIZE_MIN: u64 = 512 * KIB as u64;
 
 /// Bytes of answers a connection collects before it writes them to the socket.
 pub const OUTPUT_SIZE_HIGH: usize = 64 * KIB;
-/// Bytes read from a socket at once.
+/// Bytes of memory that an idle connection may keep for its input.
 pub const INPUT_SIZE: usize = 16 * KIB;
-/// Requests that a connection may have answered before the others get their turn (memcached's `-R`).
-pub const REQUESTS_PER_TURN: usize = 20;
+/// Default `-R`: requests that a connection may have answered before the others get their turn.
+pub const REQUESTS_PER_TURN_DEFAULT: usize = 20;
+/// Requests of connections that have more than `-R` that are executed before answers are sent and others are heard.
+pub const REQUESTS_PER_ROUNDS: usize = 2048;
+/// Default `-b`: connections that may wait to be accepted.
+pub const BACKLOG_DEFAULT: i32 = 1024;
+/// Default `-a`: permissions of a unix socket.
+pub const UNIX_PERMISSIONS_DEFAULT: u32 = 0o700;
+
+/// Bytes of requests that a connection that cannot be served at the moment may pile up beyond the one under way.
+pub const INPUT_SIZE_HIGH: usize = 64 * KIB;
+/// Bytes of memory that a connection keeps for answers that had to wait for others.
+pub const OUTPUT_SIZE_KEPT: usize = 16 * KIB;
+/// Gets of one connection that may wait for the disk at once.
+pub const CONNECTION_PENDING_COUNT_MAX: usize = 128;
+/// Bytes of reads that one connection may have in flight; one read may be larger.
+pub const CONNECTION_READ_SIZE_MAX: usize = 256 * KIB;
+/// Gets of all connections that may wait for the disk at once.
+pub const PENDING_COUNT_MAX: usize = 4096;
+/// Reads that may be in flight, or wait for a buffer, at once.
+pub const READ_COUNT_MAX: usize = 4096;
+/// Smallest value that is sent from the buffer it was read to; copying a smaller one costs less than telling the kernel
+/// where it lies.
+pub const GATHER_SIZE_MIN: usize = 2 * KIB;
+
+/// Entries of a ring's submission queue.
+pub const RING_SUBMISSION_COUNT: u32 = 1024;
+/// Entries of its completion queue: more than there are operations that complete between two turns.
+pub const RING_COMPLETION_COUNT: u32 = 8192;
+/// Buffers that sockets receive into, a power of two.
+pub const RECEIVE_BUFFER_COUNT: u16 = 512;
+/// Size of one: a batch of a hundred gets.
+pub const RECEIVE_BUFFER_SIZE: usize = 8 * KIB;
+/// Most memory for reads in flight, unless one record takes more.
+pub const READ_MEMORY_SIZE_MAX: usize = 16 * MIB;
+
+/// How long the ring is watched before a thread sleeps, in microseconds, on machines with more than
+/// [`SPIN_CPU_COUNT_MIN`] CPUs; on smaller ones spinning takes CPU from those that have work.
+pub const SPIN_US_DEFAULT: u64 = 20;
+/// See [`SPIN_US_DEFAULT`].
+pub const SPIN_CPU_COUNT_MIN: usize = 4;
+/// Longest spin in microseconds.
+pub const SPIN_US_MAX: u64 = 1_000_000;
 
 /// How long a stopping server waits for clients to take their answers.
 pub const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -116,6 +157,10 @@ const _: () = assert!(TABLE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(BLOCK_SIZE_MIN.is_multiple_of(PAGE_SIZE));
 const _: () = assert!(BLOCK_SIZE_MIN <= BLOCK_SIZE_DEFAULT);
 const _: () = assert!(BLOCK_COUNT >= 2);
+const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two());
+const _: () = assert!(RING_COMPLETION_COUNT >= 2 * RING_SUBMISSION_COUNT);
+const _: () = assert!(CONNECTION_PENDING_COUNT_MAX < PENDING_COUNT_MAX / 4);
+const _: () = assert!(PENDING_COUNT_MAX <= READ_COUNT_MAX);
 const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 const _: () = assert!(MULTIGET_LINE_SIZE_MAX > COMMAND_LINE_SIZE_MAX);
 const _: () = assert!(MEMORY_MIB_MIN * MIB >= 4 * BLOCK_COUNT * BLOCK_SIZE_MIN);

@@ -42,7 +42,7 @@ impl Kind {
 
 /// Where a record or footer page lies: the seed of its checksum. A page read from a wrong place, or left there by an
 /// earlier use of the table, fails its checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The table's slot in the shard.
     pub slot: u32,

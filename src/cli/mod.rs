@@ -1,6 +1,7 @@
 //! The command line: `dmacached` with memcached's flags serves, and so does `dmacached serve`.
 
 mod arguments;
+mod extended;
 mod progress;
 mod serve;
 mod sizes;

@@ -1,11 +1,13 @@
 //! `dmacached serve`: from flags to a running server and back.
 
-use std::cell::Cell;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use dma_alloc::{Pool, PoolClass, PoolOptions};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::arguments::{BadFlag, ServeArguments};
@@ -13,21 +15,26 @@ use super::progress::ProgressLine;
 use super::sizes::show_size;
 use crate::clock::wall_seconds;
 use crate::error::OpenError;
+use crate::io::Io;
 use crate::io::dma::DmaIo;
 use crate::io::probe::{Unfit, check_host, free_space, raise_open_files};
-use crate::io::{Event, Io};
-use crate::limits::{CAPACITY_DEFAULT_MAX, MIB, TABLE_COUNT_MIN, TABLE_SIZE_DEFAULT, TABLE_SIZE_MIN};
+use crate::io::ring::sleep::Bell;
+use crate::io::ring::{Ring, RingIo};
+use crate::limits::{
+    CAPACITY_DEFAULT_MAX, KIB, MIB, PAGE_SIZE, SPIN_CPU_COUNT_MIN, SPIN_US_DEFAULT, TABLE_COUNT_MIN,
+    TABLE_SIZE_DEFAULT, TABLE_SIZE_MIN,
+};
 use crate::server::signals::StopSignals;
-use crate::server::{BindError, Listeners, Server};
+use crate::server::{Address, BindError, Listeners, Server, ServerOptions};
 use crate::shard::{Facts, Shard};
 use crate::stats::ConnectionCounters;
 use crate::store::{MemoryPlan, Store, StoreOptions};
 
-/// Entries of glommio's rings: one poll for each connection fits without flushing in between, for the usual number of
-/// connections.
-const RING_DEPTH: usize = 1024;
-/// glommio registers its I/O memory with three rings, so three times this must fit the usual RLIMIT_MEMLOCK of 8 MiB.
-const IO_MEMORY_SIZE: usize = 2 * MIB;
+/// Entries of glommio's rings, which carry the long streams only.
+const RING_DEPTH: usize = 256;
+/// glommio registers its I/O memory with three rings, and three times this counts against RLIMIT_MEMLOCK, which the
+/// shard's own ring needs.
+const IO_MEMORY_SIZE: usize = 256 * KIB;
 /// Descriptors that are neither connections nor tables.
 const SPARE_FILES: u64 = 64;
 
@@ -49,6 +56,8 @@ pub(super) enum ServeError {
     OpenFiles { connections: usize, tables: u64, wanted: u64, limit: u64 },
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
+    #[error("cannot make the shard's ring: {0}")]
+    Ring(std::io::Error),
     #[error("cannot start the shard: {0}")]
     Executor(String),
 }
@@ -85,32 +94,69 @@ fn log_to_stderr(verbosity: u8) {
         .init();
 }
 
-async fn serve(arguments: &ServeArguments, addresses: &[SocketAddr], signals: StopSignals) -> Result<(), ServeError> {
-    let io = open_directory(&arguments.data_dir).await?;
+async fn serve(arguments: &ServeArguments, addresses: &[Address], signals: StopSignals) -> Result<(), ServeError> {
+    let dma = open_directory(&arguments.data_dir).await?;
     let options = store_options(arguments)?;
     check_open_files(arguments, &options)?;
     // Before the recovery, which may take long: a port that is taken is known at once, and clients that come early
     // wait in the backlog.
-    let listeners = Listeners::bind(addresses)?;
-    let stop = watch_signals(signals);
+    let listeners = Listeners::bind(addresses, arguments.backlog)?;
+    let io = with_ring(dma, arguments, &options)?;
+    let stop = watch_signals(signals, io.bell());
     let mut progress = ProgressLine::new();
-    let opened = Store::open(io, options, |state| progress.show(state)).await;
+    let opened = Store::open(io.clone(), options, |state| progress.show(state)).await;
     progress.finish();
     let store = opened?;
     announce(&store, arguments);
+    announce_ring(io.ring());
     let connections = Rc::new(ConnectionCounters::default());
-    let shard = Shard::new(store.clone(), Rc::clone(&connections), facts(arguments, addresses));
-    let server = Server::new(shard, connections);
-    stop.serving.set(true);
-    for address in listeners.serve(&server) {
+    let shard = Shard::new(store, Rc::clone(&connections), facts(arguments, &listeners));
+    stop.serving.store(true, Ordering::Release);
+    for address in listeners.addresses() {
         tracing::info!("listening on {address}");
     }
-    stop.wait().await;
-    tracing::info!("stopping: no new connections, finishing what was asked");
-    server.stop().await;
-    store.close().await?;
+    let server = Server::new(io, shard, connections, listeners, server_options(arguments)?);
+    server.run(|| stop.requested.load(Ordering::Acquire)).await?;
     tracing::info!("stopped, everything is on disk");
     Ok(())
+}
+
+/// Makes the shard's ring, with memory for reads and write blocks as the budget has it.
+fn with_ring(dma: DmaIo, arguments: &ServeArguments, options: &StoreOptions) -> Result<RingIo, ServeError> {
+    // A store that does not open needs none: what is wrong is told when it is opened.
+    let smallest = PoolClass { size: PAGE_SIZE, count: 1 };
+    let plan = MemoryPlan::for_store(&dma, options);
+    let reads = plan.map_or_else(|| vec![smallest], |plan| plan.read_classes());
+    let blocks = plan.map_or(smallest, |plan| plan.block_class());
+    let pool = |classes: &[PoolClass]| Pool::new(classes, PoolOptions::default()).map_err(std::io::Error::from);
+    let (reads, blocks) = (pool(&reads).map_err(ServeError::Ring)?, pool(&[blocks]).map_err(ServeError::Ring)?);
+    let tables = usize::try_from(options.capacity / TABLE_SIZE_MIN as u64).unwrap_or(usize::MAX);
+    let ring = Ring::new(reads, blocks, arguments.connections, tables).map_err(ServeError::Ring)?;
+    RingIo::new(dma, ring).map_err(ServeError::Ring)
+}
+
+/// Says what could not be registered, and how to have it.
+fn announce_ring(ring: &Ring) {
+    let (registered, whole) = ring.registered_size();
+    if registered < whole {
+        tracing::warn!(
+            "the memlock limit lets {} of {} of I/O buffers be registered: transfers to the rest cost about a \
+                microsecond more each. `ulimit -l unlimited`, LimitMEMLOCK=infinity in the systemd unit, or CAP_IPC_LOCK \
+                lifts it",
+            show_size(registered as u64),
+            show_size(whole as u64)
+        );
+    }
+}
+
+fn server_options(arguments: &ServeArguments) -> Result<ServerOptions, BadFlag> {
+    let cpu_count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let spin_default = if cpu_count > SPIN_CPU_COUNT_MIN { SPIN_US_DEFAULT } else { 0 };
+    Ok(ServerOptions {
+        requests_per_turn: arguments.requests_per_turn,
+        idle_timeout: arguments.extended()?.idle_timeout,
+        spin: Duration::from_micros(arguments.spin_us.unwrap_or(spin_default)),
+    })
 }
 
 /// Makes sure of the data directory and finds out how its files are to be opened.
@@ -174,13 +220,17 @@ fn check_open_files(arguments: &ServeArguments, options: &StoreOptions) -> Resul
     Ok(())
 }
 
-fn facts(arguments: &ServeArguments, addresses: &[SocketAddr]) -> Facts {
+fn facts(arguments: &ServeArguments, listeners: &Listeners) -> Facts {
+    let port = listeners.addresses().find_map(|address| match address {
+        Address::Tcp(address) => Some(address.port()),
+        Address::Unix(..) => None,
+    });
     Facts {
         connection_count_max: arguments.connections,
         item_size_max: usize::try_from(arguments.item_size).unwrap_or(usize::MAX),
         memory: arguments.memory_mib * MIB,
         evict: !arguments.disable_evictions,
-        port: addresses.first().map_or(arguments.port, SocketAddr::port),
+        port: port.unwrap_or(0),
         verbosity: arguments.verbosity,
         started: wall_seconds(),
     }
@@ -226,32 +276,23 @@ fn announce<I: Io>(store: &Store<I>, arguments: &ServeArguments) {
 #[derive(Default)]
 struct Stop {
     /// Before this, there is nothing to finish: a signal ends the process.
-    serving: Cell<bool>,
-    requested: Cell<bool>,
-    event: Event,
+    serving: AtomicBool,
+    requested: AtomicBool,
 }
 
-impl Stop {
-    async fn wait(&self) {
-        while !self.requested.get() {
-            self.event.wait().await;
-        }
-    }
-}
-
-fn watch_signals(signals: StopSignals) -> Rc<Stop> {
-    let stop = Rc::new(Stop::default());
-    let watched = Rc::clone(&stop);
-    glommio::spawn_local(async move {
-        glommio::executor().spawn_blocking(move || signals.wait()).await;
-        if !watched.serving.get() {
+/// Waits for the first signal in a thread of its own, which wakes the shard.
+fn watch_signals(signals: StopSignals, bell: Bell) -> Arc<Stop> {
+    let stop = Arc::new(Stop::default());
+    let watched = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        signals.wait();
+        if !watched.serving.load(Ordering::Acquire) {
             // Recovery changes nothing that the next one does not find again.
             eprintln!("dmacached: stopped before the recovery was complete; nothing is lost");
             std::process::exit(0);
         }
-        watched.requested.set(true);
-        watched.event.notify();
-    })
-    .detach();
+        watched.requested.store(true, Ordering::Release);
+        bell.ring();
+    });
     stop
 }

@@ -4,8 +4,10 @@
 //! was read); files are opened for reading and writing (it probes with a read); alignment is our own, never what it
 //! found in sysfs; no write is retried as if nothing had happened.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{Error, ErrorKind, Result, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,34 @@ use crate::limits::PAGE_SIZE;
 pub struct DmaIo {
     started: Instant,
     direct: bool,
+    in_flight: InFlight,
+}
+
+/// How many operations of glommio's somebody waits for: while there are any, its loop has to turn.
+#[derive(Clone, Debug, Default)]
+struct InFlight(Rc<Cell<u64>>);
+
+impl InFlight {
+    /// Counts `operation` until it has ended.
+    async fn during<T>(&self, operation: impl Future<Output = T>) -> T {
+        let _counted = Counted::new(self);
+        operation.await
+    }
+}
+
+struct Counted(Rc<Cell<u64>>);
+
+impl Counted {
+    fn new(in_flight: &InFlight) -> Self {
+        in_flight.0.set(in_flight.0.get() + 1);
+        Self(Rc::clone(&in_flight.0))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl DmaIo {
@@ -31,7 +61,8 @@ impl DmaIo {
     /// When the directory cannot be written to.
     pub async fn new(directory: &Path) -> Result<Self> {
         let path = directory.join(format!("{PROBE_PREFIX}{}", std::process::id()));
-        let io = Self { started: Instant::now(), direct: probe::supports_direct_io(directory, &path)? };
+        let direct = probe::supports_direct_io(directory, &path)?;
+        let io = Self { started: Instant::now(), direct, in_flight: InFlight::default() };
         if io.direct {
             let taught = io.teach_polling(&path).await;
             let _ = io.remove(&path);
@@ -57,14 +88,24 @@ impl DmaIo {
         self.direct
     }
 
+    /// Operations of glommio's that are in flight: files being opened, transfers, timers.
+    #[must_use]
+    pub fn in_flight_count(&self) -> u64 {
+        self.in_flight.0.get()
+    }
+
     async fn open_with(&self, path: &Path, create: bool) -> Result<LocalFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(create);
-        if self.direct {
-            Ok(LocalFile::Direct(Rc::new(options.dma_open(path).await?)))
-        } else {
-            Ok(LocalFile::Buffered(Rc::new(options.buffered_open(path).await?)))
-        }
+        let opened = async {
+            Result::Ok(if self.direct {
+                Handle::Direct(Rc::new(options.dma_open(path).await?))
+            } else {
+                Handle::Buffered(Rc::new(options.buffered_open(path).await?))
+            })
+        };
+        let handle = self.in_flight.during(opened).await?;
+        Ok(LocalFile { handle, in_flight: self.in_flight.clone() })
     }
 }
 
@@ -85,7 +126,7 @@ impl Io for DmaIo {
     }
 
     async fn sleep(&self, duration: Duration) {
-        glommio::timer::sleep(duration).await;
+        self.in_flight.during(glommio::timer::sleep(duration)).await;
     }
 
     async fn yield_now(&self) {
@@ -155,11 +196,26 @@ impl Io for DmaIo {
 
 /// An open file: past the page cache, or through it where the file system knows no other way.
 #[derive(Clone, Debug)]
-pub enum LocalFile {
+pub struct LocalFile {
+    handle: Handle,
+    in_flight: InFlight,
+}
+
+#[derive(Clone, Debug)]
+enum Handle {
     /// O_DIRECT.
     Direct(Rc<DmaFile>),
     /// Through the page cache.
     Buffered(Rc<BufferedFile>),
+}
+
+impl AsRawFd for LocalFile {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.handle {
+            Handle::Direct(file) => file.as_raw_fd(),
+            Handle::Buffered(file) => file.as_raw_fd(),
+        }
+    }
 }
 
 impl File for LocalFile {
@@ -167,10 +223,13 @@ impl File for LocalFile {
         debug_assert!(
             offset.is_multiple_of(PAGE_SIZE as u64) && size.is_multiple_of(PAGE_SIZE) && size <= buffer.len()
         );
-        let read = match self {
-            Self::Direct(file) => file.read_at_aligned(offset, size).await?,
-            Self::Buffered(file) => file.read_at(offset, size).await?,
+        let read = async {
+            Result::Ok(match &self.handle {
+                Handle::Direct(file) => file.read_at_aligned(offset, size).await?,
+                Handle::Buffered(file) => file.read_at(offset, size).await?,
+            })
         };
+        let read = self.in_flight.during(read).await?;
         let count = read.len().min(size);
         buffer[..count].copy_from_slice(&read[..count]);
         Ok((buffer, count))
@@ -178,14 +237,17 @@ impl File for LocalFile {
 
     async fn write_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> Result<()> {
         debug_assert!(offset.is_multiple_of(PAGE_SIZE as u64) && size.is_multiple_of(PAGE_SIZE) && size <= data.len());
-        let written = match self {
-            Self::Direct(file) => {
-                let mut copy = file.alloc_dma_buffer(size);
-                copy.as_bytes_mut().copy_from_slice(&data[..size]);
-                file.write_at(copy, offset).await?
-            }
-            Self::Buffered(file) => file.write_at(data[..size].to_vec(), offset).await?,
+        let written = async {
+            Result::Ok(match &self.handle {
+                Handle::Direct(file) => {
+                    let mut copy = file.alloc_dma_buffer(size);
+                    copy.as_bytes_mut().copy_from_slice(&data[..size]);
+                    file.write_at(copy, offset).await?
+                }
+                Handle::Buffered(file) => file.write_at(data[..size].to_vec(), offset).await?,
+            })
         };
+        let written = self.in_flight.during(written).await?;
         if written == size {
             return Ok(());
         }
@@ -193,25 +255,32 @@ impl File for LocalFile {
     }
 
     async fn sync(&self) -> Result<()> {
-        match self {
-            Self::Direct(file) => file.fdatasync().await?,
-            Self::Buffered(file) => file.fdatasync().await?,
-        }
-        Ok(())
+        let synced = async {
+            match &self.handle {
+                Handle::Direct(file) => file.fdatasync().await,
+                Handle::Buffered(file) => file.fdatasync().await,
+            }
+        };
+        Ok(self.in_flight.during(synced).await?)
     }
 
     async fn size(&self) -> Result<u64> {
-        Ok(match self {
-            Self::Direct(file) => file.file_size().await?,
-            Self::Buffered(file) => file.file_size().await?,
-        })
+        let size = async {
+            match &self.handle {
+                Handle::Direct(file) => file.file_size().await,
+                Handle::Buffered(file) => file.file_size().await,
+            }
+        };
+        Ok(self.in_flight.during(size).await?)
     }
 
     async fn allocate(&self, size: u64) -> Result<()> {
-        match self {
-            Self::Direct(file) => file.pre_allocate(size, false).await?,
-            Self::Buffered(file) => file.pre_allocate(size, false).await?,
-        }
-        Ok(())
+        let allocated = async {
+            match &self.handle {
+                Handle::Direct(file) => file.pre_allocate(size, false).await,
+                Handle::Buffered(file) => file.pre_allocate(size, false).await,
+            }
+        };
+        Ok(self.in_flight.during(allocated).await?)
     }
 }

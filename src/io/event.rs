@@ -1,10 +1,21 @@
 //! "Something has happened": a wake-up for tasks of one thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+thread_local! {
+    static WAKES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Grows each time that a notification on this thread wakes somebody: an executor that reads it before and after it
+/// does something knows whether tasks have become ready to go on.
+#[must_use]
+pub fn wakes() -> u64 {
+    WAKES.get()
+}
 
 /// Tasks wait for it, others notify it. A notification wakes everybody who waits at that moment and is forgotten; who
 /// waits must look again at what it waits for.
@@ -27,7 +38,16 @@ impl Event {
             shared.generation += 1;
             std::mem::take(&mut shared.waiting)
         };
-        waiting.into_iter().for_each(Waker::wake);
+        if !waiting.is_empty() {
+            WAKES.set(WAKES.get() + 1);
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// The number of notifications so far.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.shared.borrow().generation
     }
 
     /// Ends with the next notification after this call (not after the first poll).
@@ -56,5 +76,28 @@ impl Future for Wait {
             shared.waiting.push(context.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn a_notification_is_counted_and_wakes_who_waits() {
+        let event = Event::default();
+        let (generation, wakes_before) = (event.generation(), wakes());
+        event.notify();
+        assert_eq!((event.generation(), wakes()), (generation + 1, wakes_before), "nobody waits");
+        let mut wait = pin!(event.wait());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        event.notify();
+        assert_eq!((event.generation(), wakes()), (generation + 2, wakes_before + 1));
+        assert!(wait.as_mut().poll(&mut context).is_ready());
+        event.notify();
+        assert_eq!(wakes(), wakes_before + 1, "it waits no more");
     }
 }

@@ -9,6 +9,8 @@
 pub mod dma;
 pub mod event;
 pub mod probe;
+#[expect(unsafe_code, reason = "the kernel is told where memory lies; each place says why that is sound")]
+pub mod ring;
 pub mod sim;
 
 use std::future::Future;
@@ -101,6 +103,12 @@ pub trait Io: Clone + 'static {
     /// # Errors
     /// What open(2) and fallocate(2) say: `StorageFull` when there is no room.
     fn create(&self, path: &Path, size: u64) -> impl Future<Output = Result<Self::File>>;
+
+    /// Write blocks: `count` buffers of `size` bytes, a multiple of the page. An implementation may give memory that is
+    /// registered with its ring.
+    fn block_buffers(&self, count: usize, size: usize) -> Vec<Buffer> {
+        (0..count).map(|_| Buffer::zeroed(size)).collect()
+    }
 }
 
 /// An open file of whole pages.

@@ -6,17 +6,18 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::ring::check::{Missing, check};
 use crate::limits::MEMLOCK_SIZE_MIN;
 
 /// Why the shards cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// io_uring_setup(2) fails.
+    /// io_uring lacks something.
     #[error(
         "io_uring is not available ({0}): dmacached needs it. Check `sysctl kernel.io_uring_disabled` (must be \
             0), the seccomp profile of the container, and that the kernel is 6.1 or newer"
     )]
-    Ring(Error),
+    Ring(Missing),
     /// The kernel is too old.
     #[error("the kernel is {0}, dmacached needs Linux 6.1 or newer")]
     Kernel(String),
@@ -42,7 +43,7 @@ pub fn check_host() -> std::result::Result<(), Unfit> {
     if soft < MEMLOCK_SIZE_MIN {
         return Err(Unfit::Memlock(soft));
     }
-    io_uring::IoUring::new(2).map(drop).map_err(Unfit::Ring)
+    check().map_err(Unfit::Ring)
 }
 
 fn kernel_is_at_least(release: &str, wanted: (u32, u32)) -> bool {

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -396,6 +397,12 @@ impl Io for Sim {
 pub struct SimFile {
     sim: Sim,
     contents: Contents,
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SimFile({} bytes)", self.contents.borrow().len())
+    }
 }
 
 impl SimFile {

@@ -102,8 +102,7 @@ struct Active {
 #[derive(Debug)]
 pub struct Memtable {
     block_size: usize,
-    /// Buffers of `block_size` that may still be made.
-    unmade_count: usize,
+    /// Buffers of `block_size` for the next blocks.
     free: Vec<Buffer>,
     large_budget: usize,
     large_size: usize,
@@ -113,14 +112,17 @@ pub struct Memtable {
 }
 
 impl Memtable {
-    /// A memtable of `block_count` blocks of `block_size` bytes, and up to `large_budget` bytes for records that do
-    /// not fit one.
+    /// A memtable that fills `blocks`, and up to `large_budget` bytes more for records that do not fit one of them.
+    ///
+    /// # Panics
+    /// When there is no block, or not all have the same size.
     #[must_use]
-    pub fn new(block_count: usize, block_size: usize, large_budget: usize) -> Self {
+    pub fn new(blocks: Vec<Buffer>, large_budget: usize) -> Self {
+        let block_size = blocks.first().expect("something to write records to").len();
+        assert!(blocks.iter().all(|block| block.len() == block_size), "a block is known by its size");
         Self {
             block_size,
-            unmade_count: block_count,
-            free: Vec::new(),
+            free: blocks,
             large_budget,
             large_size: 0,
             active: None,
@@ -294,10 +296,6 @@ impl Memtable {
         }
         if let Some(buffer) = self.free.pop() {
             return Some(buffer);
-        }
-        if self.unmade_count > 0 {
-            self.unmade_count -= 1;
-            return Some(Buffer::zeroed(self.block_size));
         }
         self.written.pop_front()?.into_buffer()
     }

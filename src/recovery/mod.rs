@@ -11,4 +11,4 @@ pub mod superblock;
 pub mod tables;
 
 pub use replay::{Progress, Recovered, recover};
-pub use superblock::{DataDirectory, Geometry, Superblock};
+pub use superblock::{DataDirectory, Geometry, Superblock, existing_table_size};

@@ -116,6 +116,14 @@ pub struct Geometry {
     pub shard_count: u32,
 }
 
+/// The table size of the store in a directory, if there is one. What is wrong with it, [`DataDirectory::open`] tells.
+#[must_use]
+pub fn existing_table_size<I: Io>(io: &I, path: &Path) -> Option<u64> {
+    let path = path.join(NAME);
+    let page = io.read_small(&path).ok()??;
+    Superblock::decode(&path, &page).ok().map(|superblock| superblock.table_size)
+}
+
 /// A data directory that this process has locked.
 pub struct DataDirectory<I: Io> {
     io: I,

@@ -1,115 +1,171 @@
-//! Listening addresses and the tasks that accept on them.
+//! Listening sockets of a shard.
 
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as TcpStandardStream};
-use std::rc::Rc;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_lite::AsyncWriteExt;
-use glommio::net::{TcpListener, TcpStream};
-
-use super::Server;
-use crate::io::Io;
-use crate::protocol::text::encode::Answer;
-use crate::stats::add;
+use crate::io::ring::{Ring, socket};
 
 /// How long accepting pauses when the system has no descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long it is looked whether another server answers on an address. On this machine that takes microseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+/// Where clients find the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket with its permissions.
+    Unix(PathBuf, u32),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path, _) => write!(formatter, "unix socket {}", path.display()),
+        }
+    }
+}
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}. Choose another port with -p or address with -l")]
-pub struct BindError {
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    /// A TCP address.
+    #[error("cannot listen on {address}: {source}. Choose another port with -p or address with -l")]
+    Tcp {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A unix socket.
+    #[error("cannot listen on the unix socket {}: {source}. Choose another path with -s", path.display())]
+    Unix {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
-/// Sockets that are bound and not served yet.
+struct Listener {
+    address: Address,
+    socket: Option<OwnedFd>,
+    /// The ring accepts on it.
+    is_accepting: bool,
+    /// When it is to be tried again.
+    again: Option<Duration>,
+}
+
+/// Sockets that are bound.
 pub struct Listeners {
-    listeners: Vec<(SocketAddr, TcpListener)>,
+    listeners: Vec<Listener>,
+    is_closed: bool,
+    failure_count: u64,
 }
 
 impl Listeners {
     /// Binds all addresses.
     ///
     /// # Errors
-    /// [`BindError`] for the first that fails; a port that another server has is one, although glommio's sockets
-    /// share ports.
-    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
-        let bind = |address: &SocketAddr| {
-            let failed = |source| BindError { address: *address, source };
-            // glommio sets SO_REUSEPORT, with which a second server of the same user would silently get a part of the
-            // connections. (A trial bind without it would also fail on connections that are merely in TIME_WAIT.)
-            if somebody_listens(*address) {
-                return Err(failed(io::ErrorKind::AddrInUse.into()));
-            }
-            let listener = TcpListener::bind(*address).map_err(|error| failed(error.into()))?;
-            Ok((*address, listener))
-        };
-        Ok(Self { listeners: addresses.iter().map(bind).collect::<Result<_, _>>()? })
-    }
-
-    /// Starts to accept on all of them. Returns the addresses, with the port that the system has chosen where 0 was
-    /// asked for.
-    pub fn serve<I: Io>(self, server: &Rc<Server<I>>) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for (address, listener) in self.listeners {
-            addresses.push(listener.local_addr().unwrap_or(address));
-            let accepting = Rc::clone(server);
-            let task = glommio::spawn_local(async move { accepting.accept(listener).await });
-            server.accept_tasks.borrow_mut().push(task);
-        }
-        addresses
-    }
-}
-
-/// Whether a connection to `address` is accepted.
-fn somebody_listens(address: SocketAddr) -> bool {
-    let local: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    let ip = if address.ip().is_unspecified() { local } else { address.ip() };
-    address.port() != 0 && TcpStandardStream::connect_timeout(&(ip, address.port()).into(), CONNECT_TIMEOUT).is_ok()
-}
-
-impl<I: Io> Server<I> {
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
-        let mut failure_count = 0u64;
-        loop {
-            match listener.accept().await {
-                Ok(stream) => self.welcome(stream),
-                Err(error) => {
-                    failure_count += 1;
-                    if failure_count.is_power_of_two() {
-                        tracing::error!("accepting a connection failed ({failure_count} times so far): {error}");
-                    }
-                    glommio::timer::sleep(PAUSE).await;
+    /// [`BindError`] for the first that fails; one that another server has is one.
+    pub fn bind(addresses: &[Address], backlog: i32) -> Result<Self, BindError> {
+        let bind = |address: &Address| {
+            let (socket, address) = match address {
+                Address::Tcp(wanted) => {
+                    let failed = |source| BindError::Tcp { address: *wanted, source };
+                    let socket = socket::listen_tcp(*wanted, backlog, true).map_err(failed)?;
+                    let address = socket::local_address(&socket).map_err(failed)?;
+                    (socket, Address::Tcp(address))
                 }
+                Address::Unix(path, permissions) => {
+                    let failed = |source| BindError::Unix { path: path.clone(), source };
+                    (socket::listen_unix(path, *permissions, backlog).map_err(failed)?, address.clone())
+                }
+            };
+            Ok(Listener { address, socket: Some(socket), is_accepting: false, again: None })
+        };
+        let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, is_closed: false, failure_count: 0 })
+    }
+
+    /// The addresses, with the port that the system has chosen where 0 was asked for.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.listeners.iter().map(|listener| &listener.address)
+    }
+
+    /// Starts to accept on all of them.
+    pub(super) fn accept(&mut self, ring: &Ring) {
+        for (number, listener) in (0..).zip(&mut self.listeners) {
+            if let Some(socket) = &listener.socket {
+                ring.accept(number, socket.as_fd());
+                (listener.is_accepting, listener.again) = (true, None);
             }
         }
     }
 
-    fn welcome(self: &Rc<Self>, mut stream: TcpStream) {
-        let counters = &self.counters;
-        if counters.curr_connections.get() >= self.connection_count_max {
-            add(&counters.rejected_connections, 1);
-            glommio::spawn_local(async move {
-                // The client may be gone already; it is told as far as it listens.
-                let _ = stream.write_all(Answer::TooManyConnections.line()).await;
-                let _ = stream.close().await;
-            })
-            .detach();
+    /// Accepting has failed.
+    pub(super) fn failed(&mut self, error: &io::Error) {
+        if self.is_closed {
             return;
         }
-        add(&counters.total_connections, 1);
-        add(&counters.curr_connections, 1);
-        let server = Rc::clone(self);
-        glommio::spawn_local(async move {
-            server.session(stream).await;
-            let counter = &server.counters.curr_connections;
-            counter.set(counter.get() - 1);
-        })
-        .detach();
+        self.failure_count += 1;
+        if self.failure_count.is_power_of_two() {
+            tracing::error!("accepting a connection failed ({} times so far): {error}", self.failure_count);
+        }
+    }
+
+    /// The ring has stopped to accept for a listener. Returns when to try again.
+    pub(super) fn ended(&mut self, number: u32, now: Duration) -> Option<Duration> {
+        let is_closed = self.is_closed;
+        let listener = self.listeners.get_mut(number as usize)?;
+        listener.is_accepting = false;
+        if is_closed {
+            // Only now: until then the ring held the socket, and connections would have been taken by nobody.
+            listener.socket = None;
+            return None;
+        }
+        listener.again = Some(now + PAUSE);
+        listener.again
+    }
+
+    /// Tries again where it is time; returns when the next is.
+    pub(super) fn accept_again(&mut self, ring: &Ring, now: Duration) -> Option<Duration> {
+        let mut next = None;
+        for (number, listener) in (0..).zip(&mut self.listeners) {
+            let (Some(again), Some(socket)) = (listener.again, &listener.socket) else { continue };
+            if again <= now {
+                ring.accept(number, socket.as_fd());
+                (listener.is_accepting, listener.again) = (true, None);
+            } else {
+                next = Some(next.unwrap_or(again).min(again));
+            }
+        }
+        next
+    }
+
+    /// Accepts nothing more.
+    pub(super) fn close(&mut self, ring: &Ring) {
+        self.is_closed = true;
+        for (number, listener) in (0..).zip(&mut self.listeners) {
+            if listener.is_accepting {
+                ring.cancel_accept(number);
+            } else {
+                listener.socket = None;
+            }
+            listener.again = None;
+            if let Address::Unix(path, _) = &listener.address {
+                // As memcached does at its end.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Whether the last socket is gone, after [`Self::close`].
+    pub(super) fn are_closed(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.socket.is_none())
     }
 }

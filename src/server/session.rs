@@ -1,124 +1,288 @@
-//! The life of one connection: its socket on one side, its [`Connection`] and the shard on the other.
+//! What the server knows of one connection, and the order of its answers.
 
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
+use dma_alloc::{Key, SharedLease};
 
-use super::Server;
-use super::connection::{Connection, Input, Output, Step};
-use crate::io::Io;
-use crate::limits::REQUESTS_PER_TURN;
-use crate::shard::{After, Answers, Gone};
-use crate::stats::{ConnectionCounters, add};
+use super::connection::{Input, Parser};
+use super::reads::{Answer, Pending, Purpose, Reads};
+use crate::io::ring::{Outgoing, RingFile, RingIo};
+use crate::limits::{
+    CONNECTION_PENDING_COUNT_MAX, CONNECTION_READ_SIZE_MAX, GATHER_SIZE_MIN, MIB, OUTPUT_SIZE_HIGH, OUTPUT_SIZE_KEPT,
+};
+use crate::shard::{Answers, PendingGet, Shard, ValueSink};
+use crate::store::DiskRead;
 
-/// The sending side: answers gather in the output and go to the socket in large pieces.
-struct Sender<'a> {
-    output: &'a mut Output,
-    stream: &'a mut TcpStream,
-    counters: &'a ConnectionCounters,
-    /// Keys and requests answered since the others had their turn.
-    turn_count: usize,
+/// What a connection's next request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For nothing: it may be executed.
+    Nothing,
+    /// Its turn, after the others.
+    Turn,
+    /// The client has to take answers, or reads have to end, first.
+    Output,
+    /// The store makes room.
+    Room,
+    /// A record is being read for it.
+    Record,
+    /// Other connections' reads have to end first.
+    Reads,
 }
 
-impl Sender<'_> {
-    async fn send(&mut self) -> Result<(), Gone> {
-        if self.output.is_empty() {
-            return Ok(());
+/// Whether the ring receives for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Armed,
+    /// It was asked to stop.
+    Stopping,
+    Off,
+}
+
+/// A record that was read for an update.
+pub(super) struct HeldRead {
+    pub(super) disk: DiskRead<RingFile>,
+    /// None: the device failed.
+    pub(super) lease: Option<SharedLease>,
+}
+
+/// A connection.
+pub(super) struct Session {
+    pub(super) socket: OwnedFd,
+    pub(super) input: Input,
+    pub(super) parser: Parser,
+    pub(super) queue: AnswerQueue,
+    pub(super) held: Option<HeldRead>,
+    pub(super) waits: Waits,
+    pub(super) receiving: Receiving,
+    pub(super) is_sending: bool,
+    /// It is among those whose answers are sent at the end of the turn.
+    pub(super) is_dirty: bool,
+    /// Nothing more comes from the client.
+    pub(super) has_ended: bool,
+    /// Nothing more can be sent, or is to be.
+    pub(super) is_broken: bool,
+    /// The second in which it last received something.
+    pub(super) active: u64,
+}
+
+impl Session {
+    pub(super) fn new(socket: OwnedFd, now: u64) -> Self {
+        Self {
+            socket,
+            input: Input::default(),
+            parser: Parser::default(),
+            queue: AnswerQueue::default(),
+            held: None,
+            waits: Waits::Nothing,
+            receiving: Receiving::Off,
+            is_sending: false,
+            is_dirty: false,
+            has_ended: false,
+            is_broken: false,
+            active: now,
         }
-        let size = self.output.pending().len() as u64;
-        // Waits for as long as the client does not read: what it has asked for beyond that stays in its socket.
-        let result = self.stream.write_all(self.output.pending()).await;
-        self.output.clear();
-        add(&self.counters.bytes_written, size);
-        result.map_err(|_| Gone)
+    }
+
+    /// Whether everything that was asked for is answered and sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waits == Waits::Nothing && !self.is_sending && self.queue.is_empty()
     }
 }
 
-impl Answers for Sender<'_> {
-    fn buffer(&mut self) -> &mut Vec<u8> {
-        self.output.buffer()
-    }
-
-    async fn relieve(&mut self) -> Result<(), Gone> {
-        self.turn_count += 1;
-        if self.turn_count == REQUESTS_PER_TURN {
-            self.turn_count = 0;
-            add(&self.counters.conn_yields, 1);
-            glommio::executor().yield_task_queue_now().await;
-        }
-        if self.output.is_full() { self.send().await } else { Ok(()) }
-    }
+/// Answers in the order of their requests: those that are complete lie in `outgoing`, behind them gets that wait for the
+/// disk, and with those what was answered at once after them.
+#[derive(Default)]
+pub(super) struct AnswerQueue {
+    pub(super) outgoing: Option<Box<Outgoing>>,
+    first: Option<Key>,
+    last: Option<Key>,
+    pending_count: usize,
+    /// Bytes of the reads that the pending gets wait for.
+    pending_size: usize,
+    /// Answers behind the first pending get.
+    deferred: Vec<u8>,
+    /// Bytes of `deferred` that have moved to `outgoing`.
+    deferred_taken: usize,
+    /// Bytes that were in `deferred` before its first byte now.
+    deferred_base: u64,
 }
 
-/// How the execution of what was received ended.
-enum Batch {
-    /// All of it is executed.
-    Drained,
-    /// The connection is to be closed.
-    Close,
-}
-
-/// Counts a connection as busy as long as it lives, however its task ends.
-struct Busy<'a, I: Io>(&'a Server<I>);
-
-impl<'a, I: Io> Busy<'a, I> {
-    fn new(server: &'a Server<I>) -> Self {
-        add(&server.busy_count, 1);
-        Self(server)
+impl AnswerQueue {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.outgoing.as_ref().is_none_or(|outgoing| outgoing.is_empty())
     }
-}
 
-impl<I: Io> Drop for Busy<'_, I> {
-    fn drop(&mut self) {
-        self.0.busy_count.set(self.0.busy_count.get() - 1);
-        if self.0.stopping.get() {
-            self.0.idle.notify();
-        }
+    pub(super) fn has_pending(&self) -> bool {
+        self.first.is_some()
     }
-}
 
-impl<I: Io> Server<I> {
-    pub(super) async fn session(self: &Rc<Self>, mut stream: TcpStream) {
-        // As memcached: answers are small and wanted at once. A socket that refuses is about to fail anyway.
-        let _ = stream.set_nodelay(true);
-        let Connection { mut input, mut output } = Connection::new(self.limits);
-        let mut turn_count = 0;
-        while !self.stopping.get() {
-            match stream.read(input.space()).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => {
-                    input.received(count);
-                    add(&self.counters.bytes_read, count as u64);
-                }
+    /// Whether so much is to be sent or read that no more should be executed for now.
+    pub(super) fn is_full(&self) -> bool {
+        let complete = self.outgoing.as_ref().map_or(0, |outgoing| outgoing.len());
+        complete + self.deferred.len() - self.deferred_taken >= OUTPUT_SIZE_HIGH
+            || self.pending_size >= CONNECTION_READ_SIZE_MAX
+            || self.pending_count >= CONNECTION_PENDING_COUNT_MAX
+    }
+
+    fn deferred_end(&self) -> u64 {
+        self.deferred_base + self.deferred.len() as u64
+    }
+
+    /// Where an answer that is complete goes.
+    pub(super) fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
+        if self.first.is_some() { &mut self.deferred } else { self.complete(spares).bytes_mut() }
+    }
+
+    fn complete(&mut self, spares: &mut Spares) -> &mut Outgoing {
+        self.outgoing.get_or_insert_with(|| spares.take())
+    }
+
+    /// Moves what is complete at the front to `outgoing`; says whether anything was.
+    pub(super) fn settle_front(&mut self, reads: &mut Reads, shard: &Shard<RingIo>, spares: &mut Spares) -> bool {
+        let mut has_moved = false;
+        while let Some(first) = self.first {
+            if reads.get(first).is_none_or(|pending| pending.answer.is_none()) {
+                break;
             }
-            let _busy = Busy::new(self);
-            let counters = &self.counters;
-            let mut sender = Sender { output: &mut output, stream: &mut stream, counters, turn_count };
-            match self.execute_received(&mut input, &mut sender).await {
-                Ok(Batch::Drained) => turn_count = sender.turn_count,
-                Ok(Batch::Close) | Err(Gone) => break,
-            }
-        }
-        let _ = stream.close().await;
-    }
-
-    /// Executes every request that was received as a whole, and sends the answers.
-    async fn execute_received(&self, input: &mut Input, sender: &mut Sender<'_>) -> Result<Batch, Gone> {
-        loop {
-            let after = match input.step(sender.output) {
-                Step::Request(request) => self.shard.execute(request, sender).await?,
-                Step::NeedInput => {
-                    sender.send().await?;
-                    return Ok(Batch::Drained);
-                }
-                Step::Close => After::Close,
+            let Some(Pending { next, purpose: Purpose::Get(get), answer: Some(answer), .. }) = reads.remove(first)
+            else {
+                break;
             };
-            if after == After::Close {
-                sender.send().await?;
-                return Ok(Batch::Close);
+            has_moved = true;
+            self.first = next;
+            self.last = self.last.filter(|_| next.is_some());
+            self.pending_count -= 1;
+            self.pending_size -= get.read().size();
+            let outgoing = self.complete(spares);
+            match answer {
+                Answer::Hit(lease) => {
+                    let may_keep = reads.may_keep(&lease);
+                    shard.encode_hit(&get, &lease, &mut Gathering { outgoing, lease: &lease, may_keep });
+                }
+                Answer::Encoded(bytes) => outgoing.bytes_mut().extend_from_slice(&bytes),
+                Answer::Miss => {}
             }
-            sender.relieve().await?;
+            let end = next.and_then(|next| reads.get(next)).map_or_else(|| self.deferred_end(), |next| next.position);
+            self.take_deferred(end, spares);
+        }
+        has_moved
+    }
+
+    /// Moves answers up to `end` behind what is complete.
+    fn take_deferred(&mut self, end: u64, spares: &mut Spares) {
+        let end = usize::try_from(end - self.deferred_base).expect("a part of what is in memory");
+        let start = std::mem::replace(&mut self.deferred_taken, end);
+        let outgoing = self.outgoing.get_or_insert_with(|| spares.take());
+        outgoing.bytes_mut().extend_from_slice(&self.deferred[start..end]);
+        if end == self.deferred.len() {
+            self.deferred_base += end as u64;
+            self.deferred_taken = 0;
+            self.deferred.clear();
+            self.deferred.shrink_to(OUTPUT_SIZE_KEPT);
+        }
+    }
+
+    /// Drops everything: there is nobody to send it to. Gets whose reads are in flight end by themselves.
+    pub(super) fn drop_all(&mut self, reads: &mut Reads, spares: &mut Spares) {
+        while let Some(first) = self.first {
+            let Some(pending) = reads.get(first) else { break };
+            let (next, has_ended) = (pending.next, pending.answer.is_some());
+            if has_ended {
+                reads.remove(first);
+            }
+            self.first = next;
+        }
+        if let Some(outgoing) = self.outgoing.take() {
+            spares.give(outgoing);
+        }
+        *self = Self::default();
+    }
+}
+
+/// A record's value in a read buffer on its way out: sent from there when it is large.
+struct Gathering<'a> {
+    outgoing: &'a mut Outgoing,
+    lease: &'a SharedLease,
+    may_keep: bool,
+}
+
+impl ValueSink for Gathering<'_> {
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        self.outgoing.bytes_mut()
+    }
+
+    fn value(&mut self, value: &[u8]) {
+        let start = value.as_ptr().addr().wrapping_sub(self.lease.as_ptr().addr());
+        if self.may_keep && value.len() >= GATHER_SIZE_MIN && start + value.len() <= self.lease.len() {
+            self.outgoing.push_value(self.lease.clone(), start..start + value.len());
+        } else {
+            self.outgoing.bytes_mut().extend_from_slice(value);
+        }
+    }
+}
+
+/// The answers of one connection while its requests are executed.
+pub(super) struct Answering<'a> {
+    pub(super) session: Key,
+    pub(super) queue: &'a mut AnswerQueue,
+    pub(super) reads: &'a mut Reads,
+    pub(super) spares: &'a mut Spares,
+}
+
+impl Answers<RingFile> for Answering<'_> {
+    #[inline]
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        self.queue.buffer(self.spares)
+    }
+
+    fn read_later(&mut self, get: PendingGet<RingFile>) -> bool {
+        let size = get.read().size();
+        let Some(key) = self.reads.add_get(self.session, self.queue.deferred_end(), get) else { return false };
+        match self.queue.last.replace(key) {
+            None => self.queue.first = Some(key),
+            Some(last) => self.reads.get_mut(last).expect("it is in the order").next = Some(key),
+        }
+        self.queue.pending_count += 1;
+        self.queue.pending_size += size;
+        true
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.queue.is_full()
+    }
+}
+
+/// Outgoing buffers that nobody uses, so that a connection has one only while it has answers.
+///
+/// They may keep what a full one takes, as allocating it for each batch would cost more than the batch, but not more than
+/// [`Self::SIZE_MAX`] together.
+#[derive(Default)]
+pub(super) struct Spares {
+    #[expect(clippy::vec_box, reason = "the ring takes them boxed, and moves nothing but the box")]
+    free: Vec<Box<Outgoing>>,
+    /// Bytes of memory of all of them.
+    size: usize,
+}
+
+impl Spares {
+    /// Bytes of memory that are kept at most.
+    const SIZE_MAX: usize = 16 * MIB;
+    /// Most that are kept.
+    const COUNT_MAX: usize = 4096;
+
+    fn take(&mut self) -> Box<Outgoing> {
+        let outgoing = self.free.pop().unwrap_or_default();
+        self.size -= outgoing.capacity();
+        outgoing
+    }
+
+    pub(super) fn give(&mut self, mut outgoing: Box<Outgoing>) {
+        outgoing.clear(2 * OUTPUT_SIZE_HIGH);
+        let size = self.size + outgoing.capacity();
+        if size <= Self::SIZE_MAX && self.free.len() < Self::COUNT_MAX {
+            self.size = size;
+            self.free.push(outgoing);
         }
     }
 }

@@ -1,37 +1,70 @@
 //! From a request to store operations to an answer.
 //!
 //! A [`Shard`] knows memcached's commands and nothing of sockets: it appends answers to whatever implements
-//! [`Answers`].
+//! [`Answers`]. It never waits. A request that cannot be finished at once has done nothing yet, and is executed again
+//! when its [`Obstacle`] is gone; a `get` of a record on disk is handed out as a [`PendingGet`], whose answer is made
+//! when the record has been read, while the requests behind it go on.
+//!
+//! **Invariant:** a request, and each key of a `get`, is counted once: when its answer is known.
 
+mod get;
 mod report;
+#[cfg(test)]
+mod tests;
 mod verbs;
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::rc::Rc;
 
 use crate::clock::Seconds;
 use crate::io::Io;
+use crate::protocol::Keys;
 use crate::stats::{CommandCounters, ConnectionCounters};
-use crate::store::Store;
+use crate::store::{Obstacle, Store};
+
+pub use get::{PendingGet, Settled};
 
 /// Where answers go.
-pub trait Answers {
-    /// The bytes to be sent, to be appended to.
+pub trait Answers<F> {
+    /// The bytes to be sent next, to be appended to only.
     fn buffer(&mut self) -> &mut Vec<u8>;
 
-    /// Sends what has gathered if it is much, so that a request with many values needs bounded memory, and lets others
-    /// have their turn now and then.
-    ///
-    /// # Errors
-    /// [`Gone`], when there is nobody to send to any more.
-    fn relieve(&mut self) -> impl Future<Output = Result<(), Gone>>;
+    /// A get whose record must be read first: its answer has its place here, and what is appended afterwards comes behind
+    /// it. False when no more reads can be taken at the moment.
+    fn read_later(&mut self, get: PendingGet<F>) -> bool;
+
+    /// Whether a request of many keys should pause here. Asked between any two keys.
+    fn is_full(&mut self) -> bool;
 }
 
-/// The client has gone; nothing more need be done for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client has gone")]
-pub struct Gone;
+/// Where a value goes that was read from disk, as it may be sent from where it lies.
+pub trait ValueSink {
+    /// The bytes to be sent next, to be appended to only.
+    fn buffer(&mut self) -> &mut Vec<u8>;
+
+    /// Appends a value. Copies it into the buffer unless the implementation knows better.
+    fn value(&mut self, value: &[u8]) {
+        self.buffer().extend_from_slice(value);
+    }
+}
+
+/// How far the execution of a request has come.
+#[derive(Debug)]
+pub enum Executed<'a, F> {
+    /// It is done; the answer is appended, but for the gets that are to be read.
+    Done(After),
+    /// Some keys of a get are left: it goes on with a `Request::Get` of `rest` and the same `with_cas`, which ends the
+    /// whole answer.
+    Paused {
+        /// The keys that are left, at least one.
+        rest: Keys<'a>,
+        /// [`Answers::read_later`] has refused: it can go on when reads have ended. Otherwise [`Answers::is_full`].
+        reads_full: bool,
+    },
+    /// Nothing is done yet: to be executed again as it is, without the obstacle. It is never [`Obstacle::ReadFailed`],
+    /// which has an answer.
+    Blocked(Obstacle<F>),
+}
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,6 +78,7 @@ impl<I: Io> Shard<I> {
             ("store_no_memory", counters.store_no_memory),
             ("auth_cmds", 0),
             ("auth_errors", 0),
+            ("idle_kicks", self.connections.idle_kicks.get()),
             ("bytes_read", self.connections.bytes_read.get()),
             ("bytes_written", self.connections.bytes_written.get()),
             ("limit_maxbytes", self.facts.memory as u64),

@@ -1,80 +1,69 @@
 //! memcached's text commands, each as what it does to the store.
 
-use super::{After, Answers, Gone, Shard};
+use super::{After, Answers, Executed, Shard};
 use crate::clock::Seconds;
 use crate::io::Io;
 use crate::limits::MEMCACHED_VERSION;
-use crate::protocol::text::encode::{Answer, encode_answer, encode_number, encode_value, encode_version};
-use crate::protocol::{Direction, Expiry, Keys, Request, StoreRequest, StoreVerb, absolute_expiry, stored_number};
+use crate::protocol::text::encode::{Answer, encode_answer, encode_number, encode_version};
+use crate::protocol::{Direction, Expiry, Request, StoreRequest, StoreVerb, absolute_expiry, stored_number};
 use crate::record::Record;
-use crate::store::{Changed, Condition, Meta, Stored, Update};
+use crate::store::{Changed, Condition, Held, Meta, Obstacle, Stored, Update};
 
 /// An expiry in the past: memcached stores a value that has expired at once, and nobody finds it.
 const LONG_AGO: Seconds = 1;
+
+/// The answer to a request, or what stands in its way; never [`Obstacle::ReadFailed`], which has an answer.
+type Outcome<F> = Result<Answer, Obstacle<F>>;
 
 /// What an `incr` or `decr` came to.
 enum Counted {
     Number(u64),
     NotNumeric,
     NotFound,
+    ReadFailed,
 }
 
 impl<I: Io> Shard<I> {
-    /// Executes a request and appends its answer to `answers`.
-    ///
-    /// # Errors
-    /// [`Gone`], when the client went away in the middle of a long answer.
-    pub async fn execute(&self, request: Request<'_>, answers: &mut impl Answers) -> Result<After, Gone> {
-        let (answer, noreply) = match request {
-            Request::Get { keys, with_cas } => {
-                self.get(keys, with_cas, answers).await?;
-                return Ok(After::Continue);
-            }
+    /// Executes a request and appends its answer to `answers`, unless something stands in its way. `held` is what the
+    /// read has brought that the same request asked for with [`Obstacle::Disk`].
+    pub fn execute<'a>(
+        &self,
+        request: &Request<'a>,
+        held: Option<&Held<'_, I::File>>,
+        answers: &mut impl Answers<I::File>,
+    ) -> Executed<'a, I::File> {
+        let (result, noreply) = match *request {
+            Request::Get { ref keys, with_cas } => return self.get(keys, with_cas, answers),
             Request::Arithmetic { key, delta, direction, noreply } => {
-                self.count_up_or_down(key, delta, direction, noreply, answers).await;
-                return Ok(After::Continue);
+                let result = self.count_up_or_down(key, delta, direction, held);
+                return executed(result.map(|counted| match counted {
+                    _ if noreply => {}
+                    Ok(number) => encode_number(answers.buffer(), number),
+                    Err(answer) => encode_answer(answers.buffer(), answer),
+                }));
             }
             Request::Version => {
                 encode_version(answers.buffer(), MEMCACHED_VERSION);
-                return Ok(After::Continue);
+                return Executed::Done(After::Continue);
             }
             Request::Stats { argument } => {
                 self.report(argument, answers.buffer());
-                return Ok(After::Continue);
+                return Executed::Done(After::Continue);
             }
-            Request::Quit => return Ok(After::Close),
-            Request::Store(request) => (self.store_value(&request).await, request.noreply),
-            Request::TooLarge { verb, key, noreply } => (self.too_large(verb, key).await, noreply),
-            Request::Delete { key, noreply } => (self.delete(key).await, noreply),
-            Request::Touch { key, exptime, noreply } => (self.touch(key, exptime).await, noreply),
-            Request::FlushAll { delay, noreply } => (self.flush_all(delay).await, noreply),
+            Request::Quit => return Executed::Done(After::Close),
+            Request::Store(ref request) => (self.store_value(request, held), request.noreply),
+            Request::TooLarge { verb, key, noreply } => (self.too_large(verb, key), noreply),
+            Request::Delete { key, noreply } => (self.delete(key), noreply),
+            Request::Touch { key, exptime, noreply } => (self.touch(key, exptime), noreply),
+            Request::FlushAll { delay, noreply } => (self.flush_all(delay), noreply),
             // Accepted as memcached does; what is logged is set at start.
-            Request::Verbosity { noreply, .. } => (Answer::Ok, noreply),
+            Request::Verbosity { noreply, .. } => (Ok(Answer::Ok), noreply),
         };
-        if !noreply {
-            encode_answer(answers.buffer(), answer);
-        }
-        Ok(After::Continue)
-    }
-
-    async fn get(&self, keys: Keys<'_>, with_cas: bool, answers: &mut impl Answers) -> Result<(), Gone> {
-        for key in keys {
-            let buffer = answers.buffer();
-            let append = |record: Record<'_>| {
-                let cas = with_cas.then(|| self.store.cas_unique(record.header.version));
-                encode_value(buffer, key, record.header.client_flags, cas, record.value);
-            };
-            // A record that the device does not deliver is a miss, as with extstore; `stats` counts it.
-            let is_hit = matches!(self.store.read(key, append).await, Ok(Some(())));
-            self.count(|counters| {
-                counters.cmd_get += 1;
-                counters.get_hits += u64::from(is_hit);
-                counters.get_misses += u64::from(!is_hit);
-            });
-            answers.relieve().await?;
-        }
-        encode_answer(answers.buffer(), Answer::End);
-        Ok(())
+        executed(result.map(|answer| {
+            if !noreply {
+                encode_answer(answers.buffer(), answer);
+            }
+        }))
     }
 
     fn expiry(&self, exptime: i64) -> Seconds {
@@ -85,19 +74,20 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    async fn store_value(&self, request: &StoreRequest<'_>) -> Answer {
+    fn store_value(&self, request: &StoreRequest<'_>, held: Option<&Held<'_, I::File>>) -> Outcome<I::File> {
         let StoreRequest { verb, key, flags, exptime, value, .. } = *request;
-        self.count(|counters| counters.cmd_set += 1);
         let meta = Meta { client_flags: flags, expiry: self.expiry(exptime), bits: 0 };
-        let stored = match verb {
-            StoreVerb::Set => self.store.put(key, value, meta, Condition::Always).await,
-            StoreVerb::Add => self.store.put(key, value, meta, Condition::Absent).await,
-            StoreVerb::Replace => self.store.put(key, value, meta, Condition::Present).await,
-            StoreVerb::Append => return self.extend(key, [b"", value]).await,
-            StoreVerb::Prepend => return self.extend(key, [value, b""]).await,
-            StoreVerb::Cas(unique) => return self.compare_and_store(key, value, meta, unique).await,
-        };
-        self.answer_to_store(stored)
+        let put = |condition| Ok(self.answer_to_store(self.store.try_put(key, value, meta, condition)?));
+        let answer = match verb {
+            StoreVerb::Set => put(Condition::Always),
+            StoreVerb::Add => put(Condition::Absent),
+            StoreVerb::Replace => put(Condition::Present),
+            StoreVerb::Append => self.extend(key, [b"", value], held),
+            StoreVerb::Prepend => self.extend(key, [value, b""], held),
+            StoreVerb::Cas(unique) => self.compare_and_store(key, value, meta, unique, held),
+        }?;
+        self.count(|counters| counters.cmd_set += 1);
+        Ok(answer)
     }
 
     fn answer_to_store(&self, stored: Stored) -> Answer {
@@ -116,7 +106,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// `append` and `prepend`: flags and expiry stay.
-    async fn extend(&self, key: &[u8], [before, after]: [&[u8]; 2]) -> Answer {
+    fn extend(&self, key: &[u8], [before, after]: [&[u8]; 2], held: Option<&Held<'_, I::File>>) -> Outcome<I::File> {
         let change = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| {
             let Some(record) = record else { return (Update::Keep, ()) };
             for part in [before, record.value, after] {
@@ -124,14 +114,22 @@ impl<I: Io> Shard<I> {
             }
             (Update::Replace(meta_of(&record)), ())
         };
-        match self.store.update(key, change).await {
+        Ok(match self.store.try_update(key, held, change) {
             Ok((Some(stored), ())) => self.answer_to_store(stored),
             Ok((None, ())) => Answer::NotStored,
-            Err(_) => Answer::DiskReadFailed,
-        }
+            Err(Obstacle::ReadFailed) => Answer::DiskReadFailed,
+            Err(obstacle) => return Err(obstacle),
+        })
     }
 
-    async fn compare_and_store(&self, key: &[u8], value: &[u8], meta: Meta, unique: u64) -> Answer {
+    fn compare_and_store(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        meta: Meta,
+        unique: u64,
+        held: Option<&Held<'_, I::File>>,
+    ) -> Outcome<I::File> {
         let change = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| match record {
             None => (Update::Keep, Answer::NotFound),
             Some(record) if self.store.cas_unique(record.header.version) != unique => (Update::Keep, Answer::Exists),
@@ -140,10 +138,11 @@ impl<I: Io> Shard<I> {
                 (Update::Replace(meta), Answer::Stored)
             }
         };
-        let answer = match self.store.update(key, change).await {
+        let answer = match self.store.try_update(key, held, change) {
             Ok((Some(stored), _)) => self.answer_to_store(stored),
             Ok((None, answer)) => answer,
-            Err(_) => Answer::DiskReadFailed,
+            Err(Obstacle::ReadFailed) => Answer::DiskReadFailed,
+            Err(obstacle) => return Err(obstacle),
         };
         self.count(|counters| match answer {
             Answer::Stored => counters.cas_hits += 1,
@@ -151,36 +150,36 @@ impl<I: Io> Shard<I> {
             Answer::NotFound => counters.cas_misses += 1,
             _ => {}
         });
-        answer
+        Ok(answer)
     }
 
     /// A value above `-I`. memcached deletes the old one when the command is a `set`, so that nobody reads it as if
     /// it were the new one.
-    async fn too_large(&self, verb: StoreVerb, key: &[u8]) -> Answer {
-        self.count(|counters| counters.store_too_large += 1);
+    fn too_large(&self, verb: StoreVerb, key: &[u8]) -> Outcome<I::File> {
         if verb == StoreVerb::Set {
             // Whether there was one does not matter.
-            let _ = self.store.delete(key).await;
+            let _: Changed = self.store.try_delete(key)?;
         }
-        Answer::TooLarge
+        self.count(|counters| counters.store_too_large += 1);
+        Ok(Answer::TooLarge)
     }
 
-    async fn delete(&self, key: &[u8]) -> Answer {
-        let changed = self.store.delete(key).await;
+    fn delete(&self, key: &[u8]) -> Outcome<I::File> {
+        let changed = self.store.try_delete(key)?;
         self.count(|counters| match changed {
             Changed::Done => counters.delete_hits += 1,
             Changed::NotFound => counters.delete_misses += 1,
             Changed::NoSpace => counters.store_no_memory += 1,
         });
-        match changed {
+        Ok(match changed {
             Changed::Done => Answer::Deleted,
             Changed::NotFound => Answer::NotFound,
             Changed::NoSpace => Answer::OutOfMemory,
-        }
+        })
     }
 
-    async fn touch(&self, key: &[u8], exptime: i64) -> Answer {
-        let changed = self.store.touch(key, self.expiry(exptime)).await;
+    fn touch(&self, key: &[u8], exptime: i64) -> Outcome<I::File> {
+        let changed = self.store.try_touch(key, self.expiry(exptime))?;
         self.count(|counters| {
             counters.cmd_touch += 1;
             match changed {
@@ -189,33 +188,34 @@ impl<I: Io> Shard<I> {
                 Changed::NoSpace => counters.store_no_memory += 1,
             }
         });
-        match changed {
+        Ok(match changed {
             Changed::Done => Answer::Touched,
             Changed::NotFound => Answer::NotFound,
             Changed::NoSpace => Answer::OutOfMemory,
-        }
+        })
     }
 
-    async fn flush_all(&self, delay: i64) -> Answer {
-        self.count(|counters| counters.cmd_flush += 1);
+    fn flush_all(&self, delay: i64) -> Outcome<I::File> {
         let due = match absolute_expiry(delay, self.store.now()) {
             Expiry::At(second) => Some(second),
             Expiry::Never | Expiry::Immediately => None,
         };
-        match self.store.flush_all(due).await {
+        let changed = self.store.try_flush_all(due)?;
+        self.count(|counters| counters.cmd_flush += 1);
+        Ok(match changed {
             Changed::Done | Changed::NotFound => Answer::Ok,
             Changed::NoSpace => Answer::OutOfMemory,
-        }
+        })
     }
 
-    async fn count_up_or_down(
+    /// `incr` and `decr`: the new number, or why there is none.
+    fn count_up_or_down(
         &self,
         key: &[u8],
         delta: u64,
         direction: Direction,
-        noreply: bool,
-        answers: &mut impl Answers,
-    ) {
+        held: Option<&Held<'_, I::File>>,
+    ) -> Result<Result<u64, Answer>, Obstacle<I::File>> {
         let change = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| {
             let Some(record) = record else { return (Update::Keep, Counted::NotFound) };
             let Some(old) = stored_number(record.value) else { return (Update::Keep, Counted::NotNumeric) };
@@ -228,28 +228,33 @@ impl<I: Io> Shard<I> {
             scratch.resize(scratch.len().max(record.value.len()), b' ');
             (Update::Replace(meta_of(&record)), Counted::Number(number))
         };
-        let result = self.store.update(key, change).await;
-        let is_hit = !matches!(result, Ok((_, Counted::NotFound)));
+        let (stored, counted) = match self.store.try_update(key, held, change) {
+            Ok(output) => output,
+            Err(Obstacle::ReadFailed) => (None, Counted::ReadFailed),
+            Err(obstacle) => return Err(obstacle),
+        };
+        let is_hit = !matches!(counted, Counted::NotFound);
         self.count(|counters| match (direction, is_hit) {
             (Direction::Increment, true) => counters.incr_hits += 1,
             (Direction::Increment, false) => counters.incr_misses += 1,
             (Direction::Decrement, true) => counters.decr_hits += 1,
             (Direction::Decrement, false) => counters.decr_misses += 1,
         });
-        if noreply {
-            return;
-        }
-        let answer = match result {
-            Ok((Some(Stored::Stored(_)), Counted::Number(number))) => {
-                encode_number(answers.buffer(), number);
-                return;
-            }
-            Ok((Some(stored), _)) => self.answer_to_store(stored),
-            Ok((None, Counted::NotNumeric)) => Answer::NotNumeric,
-            Ok((None, _)) => Answer::NotFound,
-            Err(_) => Answer::DiskReadFailed,
-        };
-        encode_answer(answers.buffer(), answer);
+        Ok(match (stored, counted) {
+            (Some(Stored::Stored(_)), Counted::Number(number)) => Ok(number),
+            (Some(stored), _) => Err(self.answer_to_store(stored)),
+            (None, Counted::NotNumeric) => Err(Answer::NotNumeric),
+            (None, Counted::ReadFailed) => Err(Answer::DiskReadFailed),
+            (None, _) => Err(Answer::NotFound),
+        })
+    }
+}
+
+/// What an operation of the store has come to, for whoever asked for it.
+fn executed<'a, F>(result: Result<(), Obstacle<F>>) -> Executed<'a, F> {
+    match result {
+        Ok(()) => Executed::Done(After::Continue),
+        Err(obstacle) => Executed::Blocked(obstacle),
     }
 }
 

@@ -113,6 +113,7 @@ pub struct ConnectionCounters {
     pub bytes_read: Cell<u64>,
     pub bytes_written: Cell<u64>,
     pub conn_yields: Cell<u64>,
+    pub idle_kicks: Cell<u64>,
 }
 
 /// Adds to a counter that several tasks of the thread share.

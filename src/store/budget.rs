@@ -1,8 +1,15 @@
 //! How the memory budget `-m` is divided.
 
+use dma_alloc::PoolClass;
+
+use super::StoreOptions;
+use super::open::table_size_for;
 use crate::error::OpenError;
 use crate::index::ENTRY_SIZE;
-use crate::limits::{BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, PAGE_SIZE, TABLE_SIZE_MAX};
+use crate::io::Io;
+use crate::limits::{
+    BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, KIB, PAGE_SIZE, READ_MEMORY_SIZE_MAX, TABLE_SIZE_MAX,
+};
 use crate::record::record_size;
 
 /// A table holds at most this part of the records that the index has room for, so that evicting one table never
@@ -30,6 +37,8 @@ pub struct MemoryPlan {
     pub large: usize,
     /// Read buffers.
     pub reads: usize,
+    /// The largest of them.
+    pub largest_read: usize,
     /// Summaries of tables that are not sealed.
     pub summaries: usize,
     /// Most records of a table.
@@ -48,7 +57,8 @@ impl MemoryPlan {
         let block_size = block_size.clamp(BLOCK_SIZE_MIN, BLOCK_SIZE_DEFAULT).min(table_size / 4);
         let largest_record = (record_size(0, item_size_max) + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
         let large = if largest_record > block_size { largest_record.max(total / 16) } else { 0 };
-        let reads = (largest_record + largest_record / 8 + 2 * PAGE_SIZE).max(total / 16);
+        let largest_read = largest_read(largest_record);
+        let reads = largest_read.max((total / 16).min(READ_MEMORY_SIZE_MAX));
         let buffers = BLOCK_COUNT * block_size + large + reads;
         let rest = total.saturating_sub(buffers);
         if rest < total / 4 {
@@ -67,10 +77,51 @@ impl MemoryPlan {
             block_count: BLOCK_COUNT,
             large,
             reads,
+            largest_read,
             summaries,
             summary_count_max,
             index,
         })
+    }
+}
+
+/// Parts of the memory for reads that go to buffers of a size: most records are small.
+const READ_PARTS: [(usize, usize); 5] =
+    [(PAGE_SIZE, 8), (2 * PAGE_SIZE, 2), (4 * PAGE_SIZE, 2), (16 * PAGE_SIZE, 2), (256 * KIB, 2)];
+const READ_PARTS_SUM: usize = 16;
+
+/// Bytes that the read of the largest record may take.
+fn largest_read(largest_record: usize) -> usize {
+    (largest_record + largest_record / 8 + 2 * PAGE_SIZE).next_multiple_of(PAGE_SIZE)
+}
+
+impl MemoryPlan {
+    /// The plan for the store that `options` would open; `None` when it would not open.
+    #[must_use]
+    pub fn for_store<I: Io>(io: &I, options: &StoreOptions) -> Option<Self> {
+        let table_size = crate::recovery::existing_table_size(io, &options.directory)
+            .or(options.table_size)
+            .unwrap_or_else(|| table_size_for(options.capacity));
+        Self::new(options.memory, options.item_size_max, usize::try_from(table_size).ok()?).ok()
+    }
+
+    /// The buffers of reads, as classes of a pool. The last class is for the largest records.
+    #[must_use]
+    pub fn read_classes(&self) -> Vec<PoolClass> {
+        let spare = self.reads - self.largest_read;
+        READ_PARTS
+            .iter()
+            .filter(|(size, _)| *size < self.largest_read)
+            .map(|(size, parts)| PoolClass { size: *size, count: spare / READ_PARTS_SUM * parts / size })
+            .chain([PoolClass { size: self.largest_read, count: 1 }])
+            .filter(|class| class.count > 0)
+            .collect()
+    }
+
+    /// The write blocks, as a class of a pool.
+    #[must_use]
+    pub fn block_class(&self) -> PoolClass {
+        PoolClass { size: self.block_size, count: self.block_count }
     }
 }
 
@@ -89,6 +140,18 @@ mod tests {
             assert!(sum <= plan.total, "{plan:?}");
             assert!(plan.index * 2 >= plan.total || total < 64, "{plan:?}");
             assert!(plan.summary_count_max * INDEX_PARTS <= plan.index / ENTRY_SIZE + SUMMARY_COUNT_MIN * INDEX_PARTS);
+        }
+    }
+
+    #[test]
+    fn the_read_buffers_fit_the_plan_and_any_record() {
+        for (total, item_size) in [(MEMORY_MIB_MIN, KIB), (16, MIB), (64, MIB), (1024, 16 * MIB), (65536, 1024 * MIB)] {
+            let Ok(plan) = MemoryPlan::new(total * MIB, item_size, TABLE_SIZE_DEFAULT) else { continue };
+            let classes = plan.read_classes();
+            assert!(classes.is_sorted_by(|one, next| one.size < next.size), "{classes:?}");
+            assert_eq!(classes.last().map(|class| class.size), Some(plan.largest_read));
+            let size: usize = classes.iter().map(|class| class.size * class.count).sum();
+            assert!(size <= plan.reads, "{classes:?} {plan:?}");
         }
     }
 

@@ -1,9 +1,11 @@
 //! One shard's engine: what `lib.rs` exposes.
 //!
-//! A [`Store`] is used by the tasks of one thread. Reads and writes are ordinary async functions; a write that finds
-//! room, and a read of a record that is in memory, end without waiting for anything. Two background tasks belong to
-//! each store: the flusher, the only one that writes to tables, and the ticker, which sees to it that no record waits
-//! in memory for longer than the flush interval.
+//! A [`Store`] is used by one thread. What it does is done by ordinary functions: a write that finds room and a read of
+//! a record that is in memory finish at once; any other says what it waits for, with nothing done yet, and is called
+//! again ([`Obstacle`]). [`Store::seek`], [`Store::examine`] and the `try_` functions are these. The asynchronous
+//! functions beside them are loops around them that do the waiting. Two background tasks belong to each store: the
+//! flusher, the only one that writes to tables, and the ticker, which sees to it that no record waits in memory for
+//! longer than the flush interval.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,17 +35,19 @@
 //! # }
 //! ```
 //!
-//! **Invariants:** no borrow of the state lives across an `await`. Between the check of a condition and the write
-//! that depends on it there is no `await`, so operations on a key are serial. Misses, refusals and full disks are
+//! **Invariants:** no borrow of the state lives across an `await`. The check of a condition and the write that depends on
+//! it happen in one call, so operations on a key are serial. Misses, refusals and full disks are
 //! values; an `Err` means that the world failed.
 
 mod budget;
 mod flusher;
+mod obstacle;
 mod open;
 mod read;
 mod state;
 #[cfg(test)]
 mod tests;
+mod update;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -54,6 +58,7 @@ use std::time::Duration;
 use dma_alloc::Buffer;
 
 pub use budget::MemoryPlan;
+pub use obstacle::{DiskRead, Held, Obstacle, Sought};
 pub use write::Condition;
 
 use crate::clock::Seconds;
@@ -173,6 +178,8 @@ struct Shared<I: Io> {
     /// A read has ended: there may be room in the read budget.
     read_done: Event,
     read_buffers: RefCell<Vec<Buffer>>,
+    /// Where the new value of an update is made.
+    scratch: Cell<Vec<u8>>,
 }
 
 impl<I: Io> Store<I> {

@@ -22,7 +22,7 @@ use crate::stats::StoreCounters;
 
 /// The table size of a new store: the default, or less when the capacity is small, so that there are at least eight
 /// tables.
-fn table_size_for(capacity: u64) -> u64 {
+pub(super) fn table_size_for(capacity: u64) -> u64 {
     let eighth = (capacity / 8).max(1);
     (1 << eighth.ilog2()).clamp(TABLE_SIZE_MIN as u64, TABLE_SIZE_DEFAULT as u64)
 }
@@ -72,7 +72,8 @@ impl<I: Io> Store<I> {
         let recovered = recover(&io, shard, &mut index, &mut catalog, progress).await?;
         let resumed = recovered.writer.is_some();
         let gap = if directory.was_clean() { 0 } else { VERSION_GAP };
-        let mut state = new_state(&plan, &options, index, catalog, recovered, gap);
+        let memtable = Memtable::new(io.block_buffers(plan.block_count, plan.block_size), plan.large);
+        let mut state = new_state(&plan, &options, (index, memtable, catalog), recovered, gap);
         let took = io.monotonic().saturating_sub(started);
         state.counters.recovery_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let shared = Shared {
@@ -88,6 +89,7 @@ impl<I: Io> Store<I> {
             progress: Event::default(),
             read_done: Event::default(),
             read_buffers: RefCell::default(),
+            scratch: Cell::default(),
         };
         let store = Self { shared: Rc::new(shared) };
         store.shared.shrink().await?;
@@ -101,8 +103,7 @@ impl<I: Io> Store<I> {
 fn new_state<F>(
     plan: &MemoryPlan,
     options: &StoreOptions,
-    index: Index,
-    catalog: Catalog<F>,
+    (index, memtable, catalog): (Index, Memtable, Catalog<F>),
     recovered: Recovered,
     version_gap: u64,
 ) -> State<F> {
@@ -116,7 +117,7 @@ fn new_state<F>(
     };
     State {
         index,
-        memtable: Memtable::new(plan.block_count, plan.block_size, plan.large),
+        memtable,
         catalog,
         writer: recovered.writer.unwrap_or_else(|| TableWriter::new(stand_in, table_size, plan.summary_count_max)),
         ready: None,

@@ -1,156 +1,162 @@
 //! Reading a record: from memory, or with one device read.
 
+use std::io::Error;
+
 use dma_alloc::Buffer;
 
-use super::state::Lookup;
+use super::obstacle::{DiskRead, Sought, with_expiry};
+use super::state::State;
 use super::{ReadFailed, Shared, Store, worth_logging};
+use crate::clock::Seconds;
 use crate::digest::Digest;
-use crate::disktable::reader::ReadPlan;
 use crate::index::Entry;
 use crate::io::{File, Io};
-use crate::limits::{KEY_SIZE_MAX, PAGE_SIZE};
-use crate::record::{self, Damage, Kind, Record};
+use crate::limits::PAGE_SIZE;
+use crate::record::{self, Kind, Record};
 
 /// Read buffers of up to this size are kept for the next read.
 const KEPT_BUFFER_SIZE_MAX: usize = 4 * PAGE_SIZE;
 /// Most read buffers that are kept.
 const KEPT_BUFFER_COUNT_MAX: usize = 64;
 
-/// What came of looking a key up.
-pub(super) enum Fetched<T> {
-    Absent,
-    Found(Entry, T),
-}
+/// What a device read brought: the buffer, and how many bytes of it were read.
+pub(super) type Transferred = Result<(Buffer, usize), ReadFailed>;
 
 impl<I: Io> Store<I> {
+    /// What `key` is to this store.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`](crate::limits::KEY_SIZE_MAX).
+    #[must_use]
+    pub fn digest(&self, key: &[u8]) -> Digest {
+        Digest::of(&self.shared.salt, key)
+    }
+
+    /// Calls `visit` with the record of `key`, where it lies, if that is in memory; otherwise says what is to be read.
+    /// Never waits: an absent, deleted or expired record costs no read. `visit` must not use the store.
+    pub fn seek<T>(&self, digest: &Digest, key: &[u8], visit: impl FnOnce(Record<'_>) -> T) -> Sought<T, I::File> {
+        let shared = &*self.shared;
+        let now = shared.io.now();
+        let mut state = shared.state.borrow_mut();
+        if state.is_flush_due(now) {
+            // Whether it can be noted on disk at this moment makes no difference to who reads.
+            let _ = state.arrive(now);
+            shared.notify_work(&state);
+        }
+        match state.find(digest, key, now) {
+            Whereabouts::Nowhere => Sought::Absent,
+            Whereabouts::Memory(_, None) => Sought::Absent,
+            Whereabouts::Memory(_, Some(record)) => Sought::Found(visit(record)),
+            Whereabouts::Disk(read) => Sought::Disk(read),
+        }
+    }
+
+    /// The record in what was read, after its checksum and its key have been verified. `None`: what was read is not the
+    /// record, because its table was used again in the meantime, or because it is damaged, which is counted, and then
+    /// it has left the index. In both cases another [`Self::seek`] knows more.
+    ///
+    /// The entry of the key may have changed while the disk was read: what was read is the state before the change.
+    #[must_use]
+    pub fn examine<'b>(
+        &self,
+        digest: &Digest,
+        key: &[u8],
+        read: &DiskRead<I::File>,
+        bytes: &'b [u8],
+    ) -> Option<Record<'b>> {
+        let result = read.record(bytes, key);
+        let mut state = self.shared.state.borrow_mut();
+        match result {
+            Ok(record) => {
+                state.counters.records_read += 1;
+                Some(record)
+            }
+            Err(damage) => {
+                state.note_damage(digest, read, damage);
+                None
+            }
+        }
+    }
+
+    /// Counts a device read as under way.
+    pub fn read_begins(&self) {
+        self.shared.state.borrow_mut().reads_in_flight += 1;
+    }
+
+    /// Counts a device read that [`Self::read_begins`] has counted, with the number of bytes that it brought, and tells
+    /// the log of failures.
+    pub fn read_ended(&self, read: &DiskRead<I::File>, result: Result<usize, &Error>) {
+        let mut state = self.shared.state.borrow_mut();
+        state.reads_in_flight -= 1;
+        state.counters.disk_reads += 1;
+        match result {
+            Ok(count) => state.counters.disk_read_bytes += count as u64,
+            Err(error) => {
+                state.counters.disk_read_errors += 1;
+                state.counters.records_unreadable += 1;
+                if worth_logging(state.counters.disk_read_errors) {
+                    let (size, start, slot) = (read.size(), read.start(), read.place().slot);
+                    tracing::error!("reading {size} bytes at {start} of table {slot} failed: {error}");
+                }
+            }
+        }
+    }
+
     /// Calls `visit` with the record of `key`, where it lies; `None` when there is none. A record on disk costs
     /// exactly one device read, an absent, deleted or expired one none. A record that is damaged on disk is a miss,
-    /// is counted, and leaves the index.
+    /// is counted, and leaves the index. `visit` must not use the store.
     ///
     /// # Errors
     /// [`ReadFailed`], when the device does not deliver.
     ///
     /// # Panics
-    /// When the key is longer than [`KEY_SIZE_MAX`].
+    /// When the key is longer than [`KEY_SIZE_MAX`](crate::limits::KEY_SIZE_MAX).
     pub async fn read<T>(&self, key: &[u8], visit: impl FnOnce(Record<'_>) -> T) -> Result<Option<T>, ReadFailed> {
-        assert!(key.len() <= KEY_SIZE_MAX, "keys are checked where they come in");
-        let digest = Digest::of(&self.shared.salt, key);
+        let digest = self.digest(key);
         let mut visit = Some(visit);
-        let once = |_: Entry, record: Record<'_>| (visit.take().expect("called once"))(record);
-        match self.shared.fetch(&digest, key, once).await? {
-            Fetched::Absent => Ok(None),
-            Fetched::Found(_, output) => Ok(Some(output)),
+        loop {
+            let once = |record: Record<'_>| (visit.take().expect("called once"))(record);
+            let read = match self.seek(&digest, key, once) {
+                Sought::Absent => return Ok(None),
+                Sought::Found(output) => return Ok(Some(output)),
+                Sought::Disk(read) => read,
+            };
+            let (buffer, count) = self.transfer(&read).await?;
+            let once = |record: Record<'_>| (visit.take().expect("called once"))(record);
+            let output = self.examine(&digest, key, &read, &buffer[..count]).map(once);
+            self.shared.keep_buffer(buffer);
+            if output.is_some() {
+                return Ok(output);
+            }
         }
+    }
+
+    /// The device read of a record.
+    pub(super) async fn transfer(&self, read: &DiskRead<I::File>) -> Transferred {
+        let shared = &*self.shared;
+        // As much as the buffer takes.
+        let reserved = read.size().max(KEPT_BUFFER_SIZE_MAX);
+        while !shared.reserve_read(reserved) {
+            shared.read_done.wait().await;
+        }
+        self.read_begins();
+        let result = read.file().read_at(read.start(), read.size(), shared.take_buffer(read.size())).await;
+        shared.state.borrow_mut().read_size -= reserved;
+        shared.read_done.notify();
+        self.read_ended(read, result.as_ref().map(|(_, count)| *count));
+        result.map_err(|_| ReadFailed)
     }
 }
 
 impl<I: Io> Shared<I> {
-    /// Finds the record and calls `visit` with it, once, without an `await` between that and the return. The record
-    /// is the one that the index points at at that moment, but the entry may have changed while the disk was read:
-    /// then what was read is the state before the change, which is right for a read and must be checked by a
-    /// read-modify-write.
-    pub(super) async fn fetch<T>(
-        &self,
-        digest: &Digest,
-        key: &[u8],
-        mut visit: impl FnMut(Entry, Record<'_>) -> T,
-    ) -> Result<Fetched<T>, ReadFailed> {
-        loop {
-            let now = self.time();
-            let (entry, plan) = {
-                let mut state = self.state.borrow_mut();
-                match state.lookup(digest, now) {
-                    Lookup::Absent => return Ok(Fetched::Absent),
-                    Lookup::Disk(entry, plan) => (entry, plan),
-                    Lookup::Memory(entry) => {
-                        let bytes = state.memtable.find(entry.pointer).expect("lookup has just found it");
-                        let record = record::decode_trusted(bytes).expect("blocks hold what append has written");
-                        if record.key != key || record.header.kind != Kind::Value {
-                            return Ok(Fetched::Absent);
-                        }
-                        return Ok(Fetched::Found(entry, visit(entry, with_expiry(record, entry))));
-                    }
-                }
-            };
-            let (buffer, count) = self.transfer(&plan).await?;
-            let output = plan.record(&buffer[..count], key).map(|record| visit(entry, with_expiry(record, entry)));
-            self.keep_buffer(buffer);
-            match output {
-                Ok(output) => {
-                    self.state.borrow_mut().counters.records_read += 1;
-                    return Ok(Fetched::Found(entry, output));
-                }
-                Err(damage) => self.note_damage(digest, entry, &plan, damage),
-            }
-        }
-    }
-
-    /// The one device read of a plan.
-    async fn transfer(&self, plan: &ReadPlan<I::File>) -> Result<(Buffer, usize), ReadFailed> {
-        // As much as the buffer takes.
-        let reserved = plan.size.max(KEPT_BUFFER_SIZE_MAX);
-        loop {
-            let wait = self.read_done.wait();
-            if self.reserve_read(reserved) {
-                break;
-            }
-            wait.await;
-        }
-        let result = plan.file.read_at(plan.start, plan.size, self.take_buffer(plan.size)).await;
-        let mut state = self.state.borrow_mut();
-        state.read_size -= reserved;
-        state.reads_in_flight -= 1;
-        state.counters.disk_reads += 1;
-        self.read_done.notify();
-        match result {
-            Ok((buffer, count)) => {
-                state.counters.disk_read_bytes += count as u64;
-                Ok((buffer, count))
-            }
-            Err(error) => {
-                state.counters.disk_read_errors += 1;
-                state.counters.records_unreadable += 1;
-                if worth_logging(state.counters.disk_read_errors) {
-                    let slot = plan.place.slot;
-                    tracing::error!("reading {} bytes at {} of table {slot} failed: {error}", plan.size, plan.start);
-                }
-                Err(ReadFailed)
-            }
-        }
-    }
-
     /// Takes `size` bytes of the read budget. A single read may exceed it, so that one always goes on.
     fn reserve_read(&self, size: usize) -> bool {
         let mut state = self.state.borrow_mut();
-        if state.reads_in_flight > 0 && state.read_size + size > self.plan.reads {
+        if state.read_size > 0 && state.read_size + size > self.plan.reads {
             return false;
         }
         state.read_size += size;
-        state.reads_in_flight += 1;
         true
-    }
-
-    /// What was read is not the record: because the table was used again while it was read (then the entry has
-    /// changed and the caller looks again), or because the bytes on disk are damaged.
-    fn note_damage(&self, digest: &Digest, entry: Entry, plan: &ReadPlan<I::File>, damage: Damage) {
-        let mut state = self.state.borrow_mut();
-        let still_there = state.index.get(digest).is_some_and(|now| now.pointer == entry.pointer);
-        let same_use =
-            state.catalog.usage(entry.pointer.slot).is_some_and(|(_, table)| table.sequence == plan.place.sequence);
-        if !still_there || !same_use || state.memtable.find(entry.pointer).is_some() {
-            return;
-        }
-        state.remove(digest);
-        // What is left of it still says at every start that older versions are dead.
-        state.catalog.add_guard(entry.pointer.slot);
-        state.counters.damaged_records += 1;
-        state.counters.disk_read_errors += 1;
-        state.counters.records_unreadable += 1;
-        let (slot, offset) = (entry.pointer.slot, entry.pointer.offset);
-        if !worth_logging(state.counters.damaged_records) {
-            return;
-        }
-        tracing::error!("the record at offset {offset} of table {slot} is damaged: {damage}. It is a miss from now on");
     }
 
     fn take_buffer(&self, size: usize) -> Buffer {
@@ -158,7 +164,7 @@ impl<I: Io> Shared<I> {
         kept.unwrap_or_else(|| Buffer::zeroed(size.max(KEPT_BUFFER_SIZE_MAX)))
     }
 
-    fn keep_buffer(&self, buffer: Buffer) {
+    pub(super) fn keep_buffer(&self, buffer: Buffer) {
         let mut kept = self.read_buffers.borrow_mut();
         if buffer.len() == KEPT_BUFFER_SIZE_MAX && kept.len() < KEPT_BUFFER_COUNT_MAX {
             kept.push(buffer);
@@ -166,8 +172,21 @@ impl<I: Io> Shared<I> {
     }
 }
 
-/// The record with the expiry that it has now: a touch changes the index and not the record.
-const fn with_expiry<'a>(mut record: Record<'a>, entry: Entry) -> Record<'a> {
-    record.header.expiry = entry.expiry;
-    record
+/// Where a key's record is to be had.
+pub(super) enum Whereabouts<'a, F> {
+    Nowhere,
+    /// In memory; `None` when what is there is another key's, whose digest is the same.
+    Memory(Entry, Option<Record<'a>>),
+    Disk(DiskRead<F>),
+}
+
+impl<F> State<F> {
+    /// Finds the record of a key. An expired one leaves the index here.
+    pub(super) fn find(&mut self, digest: &Digest, key: &[u8], now: Seconds) -> Whereabouts<'_, F> {
+        let Some(entry) = self.live_entry(digest, now) else { return Whereabouts::Nowhere };
+        let Some(bytes) = self.memtable.find(entry.pointer) else { return Whereabouts::Disk(self.disk_read(entry)) };
+        let record = record::decode_trusted(bytes).expect("blocks hold what append has written");
+        let is_its_own = record.key == key && record.header.kind == Kind::Value;
+        Whereabouts::Memory(entry, is_its_own.then(|| with_expiry(record, entry)))
+    }
 }

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::obstacle::DiskRead;
+use super::worth_logging;
 use crate::clock::{Seconds, is_expired};
 use crate::digest::Digest;
 use crate::disktable::catalog::{Catalog, TableState};
@@ -13,7 +15,7 @@ use crate::disktable::writer::TableWriter;
 use crate::index::{Entry, Full, Index, Pointer};
 use crate::memtable::{Block, Memtable, TableUse};
 use crate::reclaim::{choose_victim, drop_expired};
-use crate::record::{Header, Kind, SizeClass, granules_up, record_size};
+use crate::record::{Damage, Header, Kind, SizeClass, granules_up, record_size};
 use crate::stats::{StoreCounters, StoreGauges};
 
 /// What the flusher does, one after the other.
@@ -42,14 +44,6 @@ pub(super) enum Blocked {
     NoSpace,
 }
 
-/// Where a key's record is to be had.
-pub(super) enum Lookup<F> {
-    Absent,
-    /// In memory, at this place.
-    Memory(Entry),
-    Disk(Entry, ReadPlan<F>),
-}
-
 #[derive(Debug)]
 pub(super) struct State<F> {
     pub(super) index: Index,
@@ -74,7 +68,7 @@ pub(super) struct State<F> {
     pub(super) spoiled: bool,
     /// A delayed flush is pending that the writer's table does not know of yet.
     pub(super) repeat_flush: bool,
-    /// The second of the last operation.
+    /// The second of the last write.
     pub(super) now: Seconds,
     /// The second before which the index is not searched for expired records again.
     pub(super) sweep_after: Seconds,
@@ -86,7 +80,7 @@ pub(super) struct State<F> {
     pub(super) table_size: usize,
     pub(super) summary_count_max: usize,
     pub(super) evict: bool,
-    /// Bytes of read buffers in use.
+    /// Bytes of read buffers that the store's own reads use.
     pub(super) read_size: usize,
     pub(super) reads_in_flight: u64,
 }
@@ -141,13 +135,33 @@ impl<F> State<F> {
         None
     }
 
-    pub(super) fn lookup(&mut self, digest: &Digest, now: Seconds) -> Lookup<F> {
-        let Some(entry) = self.live_entry(digest, now) else { return Lookup::Absent };
-        if self.memtable.find(entry.pointer).is_some() {
-            return Lookup::Memory(entry);
-        }
+    /// How the record of `entry`, which is not in memory, is read.
+    pub(super) fn disk_read(&self, entry: Entry) -> DiskRead<F> {
         let (file, table) = self.catalog.usage(entry.pointer.slot).expect("the index points into usable tables only");
-        Lookup::Disk(entry, ReadPlan::new(file, table, entry, self.table_size))
+        DiskRead { entry, plan: ReadPlan::new(file, table, entry, self.table_size) }
+    }
+
+    /// What was read is not the record: because the table was used again while it was read (then the entry has
+    /// changed and the caller looks again), or because the bytes on disk are damaged.
+    pub(super) fn note_damage(&mut self, digest: &Digest, read: &DiskRead<F>, damage: Damage) {
+        let (pointer, place) = (read.entry.pointer, read.plan.place);
+        let still_there = self.index.get(digest).is_some_and(|now| now.pointer == pointer);
+        let same_use = self.catalog.get(pointer.slot).is_some_and(|table| table.sequence == place.sequence);
+        if !still_there || !same_use || self.memtable.find(pointer).is_some() {
+            return;
+        }
+        self.remove(digest);
+        // What is left of it still says at every start that older versions are dead.
+        self.catalog.add_guard(pointer.slot);
+        self.counters.damaged_records += 1;
+        self.counters.disk_read_errors += 1;
+        self.counters.records_unreadable += 1;
+        if worth_logging(self.counters.damaged_records) {
+            let (slot, offset) = (pointer.slot, pointer.offset);
+            tracing::error!(
+                "the record at offset {offset} of table {slot} is damaged: {damage}. It is a miss from now on"
+            );
+        }
     }
 
     /// Drops a key from the index.

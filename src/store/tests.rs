@@ -2,6 +2,7 @@
 
 mod basics;
 mod broken;
+mod by_hand;
 mod crash;
 mod full;
 mod model;

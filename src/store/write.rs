@@ -1,15 +1,15 @@
 //! Writing records: values, tombstones, touches, flushes.
 
-use super::read::Fetched;
+use super::obstacle::Obstacle;
 use super::state::{Blocked, Draft, Job, NO_DIGEST, State};
-use super::{Changed, Meta, ReadFailed, Shared, Store, Stored, Update};
+use super::{Changed, Meta, Shared, Store, Stored};
 use crate::clock::Seconds;
 use crate::digest::Digest;
 use crate::disktable::catalog::TableState;
 use crate::index::{Entry, Full};
 use crate::io::Io;
 use crate::limits::KEY_SIZE_MAX;
-use crate::record::{Kind, Record, SizeClass, record_size};
+use crate::record::{Kind, SizeClass, record_size};
 
 /// In the last table of a store that is full and may not evict, this part is kept for tombstones, so that deleting
 /// goes on when storing does not.
@@ -27,18 +27,138 @@ pub enum Condition {
 }
 
 impl<I: Io> Store<I> {
-    /// Stores `value` under `key` if `condition` holds. Never reads the disk. Waits when writing outruns the device.
+    /// Stores `value` under `key` if `condition` holds. Never reads the disk.
+    ///
+    /// # Errors
+    /// [`Obstacle::Room`], when writing outruns the device.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`].
+    pub fn try_put(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        meta: Meta,
+        condition: Condition,
+    ) -> Result<Stored, Obstacle<I::File>> {
+        self.shared.put(&self.digest(key), key, value, meta, condition).or_no_space(Stored::NoSpace)
+    }
+
+    /// As [`Self::try_put`], but waits for room.
     ///
     /// # Panics
     /// When the key is longer than [`KEY_SIZE_MAX`].
     pub async fn put(&self, key: &[u8], value: &[u8], meta: Meta, condition: Condition) -> Stored {
-        let shared = &self.shared;
-        if !shared.fits(key, value.len()) {
-            return Stored::TooLarge;
+        let digest = self.digest(key);
+        let put = || self.shared.put(&digest, key, value, meta, condition);
+        self.shared.when_room(put).await.unwrap_or(Stored::NoSpace)
+    }
+
+    /// Deletes the record of `key`. Never reads the disk.
+    ///
+    /// # Errors
+    /// [`Obstacle::Room`], when writing outruns the device.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`].
+    pub fn try_delete(&self, key: &[u8]) -> Result<Changed, Obstacle<I::File>> {
+        self.shared.delete(&self.digest(key), key).or_no_space(Changed::NoSpace)
+    }
+
+    /// As [`Self::try_delete`], but waits for room.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`].
+    pub async fn delete(&self, key: &[u8]) -> Changed {
+        let digest = self.digest(key);
+        self.shared.when_room(|| self.shared.delete(&digest, key)).await.unwrap_or(Changed::NoSpace)
+    }
+
+    /// Gives the record of `key` another expiry; its version stays. Never reads the disk.
+    ///
+    /// # Errors
+    /// [`Obstacle::Room`], when writing outruns the device.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`].
+    pub fn try_touch(&self, key: &[u8], expiry: Seconds) -> Result<Changed, Obstacle<I::File>> {
+        self.shared.touch(&self.digest(key), key, expiry).or_no_space(Changed::NoSpace)
+    }
+
+    /// As [`Self::try_touch`], but waits for room.
+    ///
+    /// # Panics
+    /// When the key is longer than [`KEY_SIZE_MAX`].
+    pub async fn touch(&self, key: &[u8], expiry: Seconds) -> Changed {
+        let digest = self.digest(key);
+        self.shared.when_room(|| self.shared.touch(&digest, key, expiry)).await.unwrap_or(Changed::NoSpace)
+    }
+
+    /// Makes all records that are there now disappear: at once, or, with `due`, when that second comes.
+    ///
+    /// # Errors
+    /// [`Obstacle::Room`], when writing outruns the device.
+    pub fn try_flush_all(&self, due: Option<Seconds>) -> Result<Changed, Obstacle<I::File>> {
+        self.shared.flush_all(due).or_no_space(Changed::NoSpace)
+    }
+
+    /// As [`Self::try_flush_all`], but waits for room.
+    pub async fn flush_all(&self, due: Option<Seconds>) -> Changed {
+        self.shared.when_room(|| self.shared.flush_all(due)).await.unwrap_or(Changed::NoSpace)
+    }
+
+    /// Grows whenever there may be room again for what got [`Obstacle::Room`].
+    #[must_use]
+    pub fn progress_count(&self) -> u64 {
+        self.shared.progress.generation()
+    }
+
+    /// Ends when [`Self::progress_count`] grows.
+    pub async fn progressed(&self) {
+        self.shared.progress.wait().await;
+    }
+}
+
+pub(super) fn draft_value<'a>(digest: &'a Digest, key: &'a [u8], value: &'a [u8], meta: Meta) -> Draft<'a> {
+    let Meta { client_flags, expiry, bits } = meta;
+    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits }
+}
+
+/// What a write that may be blocked is to its caller.
+trait OrNoSpace<T> {
+    /// That there is no space is an answer, `no_space`; that there will be some is an obstacle.
+    fn or_no_space<F>(self, no_space: T) -> Result<T, Obstacle<F>>;
+}
+
+impl<T> OrNoSpace<T> for Result<T, Blocked> {
+    fn or_no_space<F>(self, no_space: T) -> Result<T, Obstacle<F>> {
+        match self {
+            Ok(output) => Ok(output),
+            Err(Blocked::NoSpace) => Ok(no_space),
+            Err(Blocked::Wait) => Err(Obstacle::Room),
         }
-        let digest = Digest::of(&shared.salt, key);
-        let stored = shared.when_room(|state, now| {
-            let entry = state.live_entry(&digest, now);
+    }
+}
+
+impl<I: Io> Shared<I> {
+    pub(super) fn fits(&self, key: &[u8], value_size: usize) -> bool {
+        assert!(key.len() <= KEY_SIZE_MAX, "keys are checked where they come in");
+        key.len() + value_size <= self.options.item_size_max
+    }
+
+    fn put(
+        &self,
+        digest: &Digest,
+        key: &[u8],
+        value: &[u8],
+        meta: Meta,
+        condition: Condition,
+    ) -> Result<Stored, Blocked> {
+        if !self.fits(key, value.len()) {
+            return Ok(Stored::TooLarge);
+        }
+        self.attempt(|state| {
+            let entry = state.live_entry(digest, state.now);
             let holds = match condition {
                 Condition::Always => true,
                 Condition::Absent => entry.is_none(),
@@ -47,161 +167,86 @@ impl<I: Io> Store<I> {
             if !holds {
                 return Ok(Stored::NotStored);
             }
-            state.write_value(&draft_value(&digest, key, value, meta), entry).map(Stored::Stored)
-        });
-        stored.await.unwrap_or(Stored::NoSpace)
+            state.write_value(&draft_value(digest, key, value, meta), entry).map(Stored::Stored)
+        })
     }
 
-    /// Reads the record of `key` and decides what becomes of it: `change` gets the record, or `None`, and an empty
-    /// buffer for the new value. It is called again when the record has changed while the disk was read or room was
-    /// made, so that the outcome is as if nothing had come in between.
-    ///
-    /// # Errors
-    /// [`ReadFailed`], when the device does not deliver the record.
-    ///
-    /// # Panics
-    /// When the key is longer than [`KEY_SIZE_MAX`].
-    pub async fn update<T>(
-        &self,
-        key: &[u8],
-        mut change: impl FnMut(Option<Record<'_>>, &mut Vec<u8>) -> (Update, T),
-    ) -> Result<(Option<Stored>, T), ReadFailed> {
-        let shared = &self.shared;
-        let digest = Digest::of(&shared.salt, key);
-        let mut scratch = Vec::new();
-        loop {
-            let wait = shared.progress.wait();
-            scratch.clear();
-            let fetched = shared.fetch(&digest, key, |_, record| change(Some(record), &mut scratch)).await?;
-            let (entry, (update, output)) = match fetched {
-                Fetched::Absent => (None, change(None, &mut scratch)),
-                Fetched::Found(entry, output) => (Some(entry), output),
-            };
-            let Update::Replace(meta) = update else { return Ok((None, output)) };
-            if !shared.fits(key, scratch.len()) {
-                return Ok((Some(Stored::TooLarge), output));
-            }
-            let attempt = shared.attempt(&mut |state, now| {
-                // Nothing has come between since `fetch` looked, unless it had to read the disk: a record there cannot
-                // be overwritten in place, so the same place is the same record.
-                if state.live_entry(&digest, now) != entry {
-                    return Ok(None);
-                }
-                state.write_value(&draft_value(&digest, key, &scratch, meta), entry).map(Some)
-            });
-            match attempt {
-                Ok(Some(version)) => return Ok((Some(Stored::Stored(version)), output)),
-                Ok(None) => {}
-                Err(Blocked::NoSpace) => return Ok((Some(Stored::NoSpace), output)),
-                Err(Blocked::Wait) => wait.await,
-            }
-        }
-    }
-
-    /// Deletes the record of `key`. Never reads the disk.
-    ///
-    /// # Panics
-    /// When the key is longer than [`KEY_SIZE_MAX`].
-    pub async fn delete(&self, key: &[u8]) -> Changed {
-        let digest = Digest::of(&self.shared.salt, key);
-        let changed = self.shared.when_room(|state, now| {
-            if state.live_entry(&digest, now).is_none() {
+    fn delete(&self, digest: &Digest, key: &[u8]) -> Result<Changed, Blocked> {
+        self.attempt(|state| {
+            if state.live_entry(digest, state.now).is_none() {
                 return Ok(Changed::NotFound);
             }
             state.make_room(record_size(key.len(), 0), 0)?;
-            state.remove(&digest);
-            state.append_guard(Draft::guard(Kind::Tombstone, &digest, key, 0));
+            state.remove(digest);
+            state.append_guard(Draft::guard(Kind::Tombstone, digest, key, 0));
             Ok(Changed::Done)
-        });
-        changed.await.unwrap_or(Changed::NoSpace)
+        })
     }
 
-    /// Gives the record of `key` another expiry; its version stays. Never reads the disk.
-    ///
-    /// # Panics
-    /// When the key is longer than [`KEY_SIZE_MAX`].
-    pub async fn touch(&self, key: &[u8], expiry: Seconds) -> Changed {
-        let digest = Digest::of(&self.shared.salt, key);
-        let changed = self.shared.when_room(|state, now| {
-            let Some(entry) = state.live_entry(&digest, now) else { return Ok(Changed::NotFound) };
+    fn touch(&self, digest: &Digest, key: &[u8], expiry: Seconds) -> Result<Changed, Blocked> {
+        self.attempt(|state| {
+            let Some(entry) = state.live_entry(digest, state.now) else { return Ok(Changed::NotFound) };
             if !state.overwrite_expiry(entry, expiry) {
                 state.make_room(record_size(key.len(), 0), state.table_size / TOMBSTONE_PARTS)?;
-                state.append_guard(Draft::guard(Kind::Touch, &digest, key, expiry));
+                state.append_guard(Draft::guard(Kind::Touch, digest, key, expiry));
             }
-            state.index.set_expiry(&digest, expiry);
+            state.index.set_expiry(digest, expiry);
             Ok(Changed::Done)
-        });
-        changed.await.unwrap_or(Changed::NoSpace)
+        })
     }
 
-    /// Makes all records that are there now disappear: at once, or, with `due`, when that second comes.
-    pub async fn flush_all(&self, due: Option<Seconds>) -> Changed {
-        let flushed = self.shared.when_room(|state, now| state.flush(due.filter(|due| *due > now)));
-        flushed.await.map_or(Changed::NoSpace, |()| Changed::Done)
-    }
-}
-
-fn draft_value<'a>(digest: &'a Digest, key: &'a [u8], value: &'a [u8], meta: Meta) -> Draft<'a> {
-    let Meta { client_flags, expiry, bits } = meta;
-    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits }
-}
-
-impl<I: Io> Shared<I> {
-    fn fits(&self, key: &[u8], value_size: usize) -> bool {
-        assert!(key.len() <= KEY_SIZE_MAX, "keys are checked where they come in");
-        key.len() + value_size <= self.options.item_size_max
+    fn flush_all(&self, due: Option<Seconds>) -> Result<Changed, Blocked> {
+        self.attempt(|state| state.flush(due.filter(|due| *due > state.now)).map(|()| Changed::Done))
     }
 
     /// Does `attempt`, again after each wait for room; `None` when there is none to be had.
-    async fn when_room<T>(
-        &self,
-        mut attempt: impl FnMut(&mut State<I::File>, Seconds) -> Result<T, Blocked>,
-    ) -> Option<T> {
+    async fn when_room<T>(&self, attempt: impl Fn() -> Result<T, Blocked>) -> Option<T> {
         loop {
-            let wait = self.progress.wait();
-            match self.attempt(&mut attempt) {
+            match attempt() {
                 Ok(output) => return Some(output),
                 Err(Blocked::NoSpace) => return None,
-                Err(Blocked::Wait) => wait.await,
+                // Nothing can have come between the attempt and this.
+                Err(Blocked::Wait) => self.progress.wait().await,
             }
         }
     }
 
-    fn attempt<T>(
-        &self,
-        attempt: &mut impl FnMut(&mut State<I::File>, Seconds) -> Result<T, Blocked>,
-    ) -> Result<T, Blocked> {
-        let now = self.time();
+    /// Does `attempt` at the present second. All that it may do before it says [`Blocked::Wait`] is make room.
+    fn attempt<T>(&self, attempt: impl FnOnce(&mut State<I::File>) -> Result<T, Blocked>) -> Result<T, Blocked> {
+        let now = self.io.now();
         let mut state = self.state.borrow_mut();
-        let is_due = state.flush_due.is_some_and(|due| due <= now);
-        let result = if is_due { state.flush(None) } else { Ok(()) }.and_then(|()| attempt(&mut state, now));
+        let result = state.arrive(now).and_then(|()| attempt(&mut state));
         if matches!(result, Err(Blocked::NoSpace)) {
             state.counters.refused_writes += 1;
         }
         self.notify_work(&state);
         result
     }
-
-    /// Now; a delayed flush that is due happens first.
-    pub(super) fn time(&self) -> Seconds {
-        let now = self.io.now();
-        let mut state = self.state.borrow_mut();
-        state.now = now;
-        if state.flush_due.is_some_and(|due| due <= now) {
-            // When there is no room at the moment, nobody finds the records any more; the flush stays due until it is
-            // noted on disk, and nothing is written before that.
-            if state.flush(None).is_err() {
-                state.forget_all();
-            }
-            self.notify_work(&state);
-        }
-        now
-    }
 }
 
 impl<F> State<F> {
+    /// Whether a delayed flush has to happen at `now`.
+    pub(super) fn is_flush_due(&self, now: Seconds) -> bool {
+        self.flush_due.is_some_and(|due| due <= now)
+    }
+
+    /// It is `now`: a delayed flush that is due happens first. When there is no room for its note at the moment, nobody
+    /// finds the records any more; the flush stays due until it is noted on disk, and nothing may be written before
+    /// that.
+    pub(super) fn arrive(&mut self, now: Seconds) -> Result<(), Blocked> {
+        self.now = now;
+        if !self.is_flush_due(now) {
+            return Ok(());
+        }
+        let flushed = self.flush(None);
+        if flushed.is_err() {
+            self.forget_all();
+        }
+        flushed
+    }
+
     /// Writes a value whose key has `entry` now, and returns its version.
-    fn write_value(&mut self, draft: &Draft<'_>, entry: Option<Entry>) -> Result<u64, Blocked> {
+    pub(super) fn write_value(&mut self, draft: &Draft<'_>, entry: Option<Entry>) -> Result<u64, Blocked> {
         let version = self.place_value(draft, entry)?;
         self.counters.values_stored += 1;
         self.counters.user_bytes_written += (draft.key.len() + draft.value.len()) as u64;

@@ -450,3 +450,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn keys_that_were_not_given_yet_are_given_by_the_rest() {
+    let Request::Get { mut keys, .. } = request(b"get  a  bc d  \r\n") else { panic!("a get") };
+    for expected in [&[&b"a"[..], b"bc", b"d"][..], &[b"bc", b"d"], &[b"d"], &[]] {
+        assert_eq!(Keys::new(keys.rest()).collect::<Vec<_>>(), expected);
+        assert_eq!(keys.rest().is_empty(), expected.is_empty());
+        keys.next();
+    }
+}

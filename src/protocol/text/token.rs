@@ -45,9 +45,18 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The keys in `arguments`, whose tokens the caller has checked.
-    pub(super) fn new(arguments: &'a [u8]) -> Self {
+    /// The keys in `arguments`, whose tokens the caller has checked: the arguments of a request, or [`Self::rest`] of
+    /// other keys.
+    #[must_use]
+    pub fn new(arguments: &'a [u8]) -> Self {
         Self { tokens: Tokens::new(arguments) }
+    }
+
+    /// The bytes of the keys that were not given yet, empty when there are none: [`Self::new`] gives the same keys from
+    /// them.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        skip_blanks(self.tokens.rest)
     }
 }
 

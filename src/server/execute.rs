@@ -1,0 +1,174 @@
+//! Executing what a connection has sent.
+
+use dma_alloc::Key;
+
+use super::connection::Step;
+use super::session::{Answering, Receiving, Session, Waits};
+use super::{INPUT_SIZE_HIGH, Phase, Server};
+use crate::protocol::Request;
+use crate::shard::{After, Executed};
+use crate::stats::add;
+use crate::store::{Held, Obstacle};
+
+/// Why execution stopped.
+enum Stopped {
+    /// All that was received as a whole is executed.
+    NeedInput,
+    /// The others have their turn.
+    Turn,
+    /// There is an obstacle.
+    Waits(Waits),
+    /// The connection is to be closed.
+    Close,
+}
+
+impl Server {
+    /// Executes requests of a connection, up to as many as it may have at once: those that wait in its input and then
+    /// those in `bytes`, which were just received. What is left is kept. Returns the number of requests.
+    pub(super) fn execute(&mut self, key: Key, bytes: &[u8]) -> usize {
+        let is_closing = matches!(self.phase, Phase::Closing(_));
+        let Some(session) = self.sessions.get_mut(key) else { return 0 };
+        if is_closing || session.is_broken {
+            return 0;
+        }
+        let direct = session.input.is_empty() && session.waits == Waits::Nothing;
+        if !direct {
+            session.input.append(bytes);
+            if session.waits != Waits::Nothing {
+                self.hold_back(key);
+                return 0;
+            }
+        }
+        let (consumed, count, stopped) = self.execute_some(key, direct.then_some(bytes));
+        let Some(session) = self.sessions.get_mut(key) else { return count };
+        if direct {
+            session.input.append(&bytes[consumed..]);
+        } else {
+            session.input.consume(consumed);
+        }
+        self.stopped(key, stopped);
+        count
+    }
+
+    /// Returns the number of bytes that are done with, the number of requests, and why it stopped.
+    fn execute_some(&mut self, key: Key, direct: Option<&[u8]>) -> (usize, usize, Stopped) {
+        let Some(session) = self.sessions.get_mut(key) else { return (0, 0, Stopped::NeedInput) };
+        let Session { input, parser, queue, held, .. } = session;
+        let bytes = direct.unwrap_or_else(|| input.unparsed());
+        let (reads, spares) = (&mut self.reads, &mut self.spares);
+        let (mut position, mut count) = (0, 0);
+        loop {
+            let unparsed = &bytes[position..];
+            if !unparsed.is_empty() && queue.is_full() {
+                return (position, count, Stopped::Waits(Waits::Output));
+            }
+            let (consumed, swallow_size) = match parser.step(unparsed, &self.limits) {
+                Step::NeedInput => return (position, count, Stopped::NeedInput),
+                Step::Close => return (bytes.len(), count, Stopped::Close),
+                Step::Drop(size) => {
+                    position += size;
+                    continue;
+                }
+                Step::Refused { error, noreply, consumed, swallow_size } => {
+                    if !noreply {
+                        crate::protocol::text::encode::encode_bad_request(queue.buffer(spares), error);
+                    }
+                    (consumed, swallow_size)
+                }
+                Step::Request { request, consumed, swallow_size } => {
+                    if count == self.options.requests_per_turn {
+                        return (position, count, Stopped::Turn);
+                    }
+                    count += 1;
+                    let mut answers = Answering { session: key, queue: &mut *queue, reads, spares };
+                    let read = held.as_ref();
+                    let read = read.map(|held| Held { read: &held.disk, bytes: held.lease.as_deref() });
+                    match self.shard.execute(&request, read.as_ref(), &mut answers) {
+                        Executed::Done(After::Continue) => {}
+                        Executed::Done(After::Close) => return (bytes.len(), count, Stopped::Close),
+                        Executed::Paused { rest, reads_full } => {
+                            let Request::Get { with_cas, .. } = request else { unreachable!("only gets pause") };
+                            let done = rest.rest().as_ptr().addr() - unparsed.as_ptr().addr();
+                            parser.paused(with_cas, consumed - done);
+                            let waits = if reads_full { Waits::Reads } else { Waits::Output };
+                            return (position + done, count, Stopped::Waits(waits));
+                        }
+                        Executed::Blocked(Obstacle::Room) => return (position, count, Stopped::Waits(Waits::Room)),
+                        Executed::Blocked(Obstacle::Disk(disk)) => {
+                            *held = None;
+                            let waits = if reads.add_update(key, &disk) { Waits::Record } else { Waits::Reads };
+                            return (position, count, Stopped::Waits(waits));
+                        }
+                        Executed::Blocked(Obstacle::ReadFailed) => unreachable!("the shard answers that"),
+                    }
+                    *held = None;
+                    (consumed, swallow_size)
+                }
+            };
+            position += consumed;
+            parser.executed(swallow_size);
+        }
+    }
+
+    /// Notes what a connection waits for, and has its answers sent.
+    fn stopped(&mut self, key: Key, stopped: Stopped) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.waits = match stopped {
+            Stopped::NeedInput => Waits::Nothing,
+            Stopped::Turn => {
+                add(&self.counters.conn_yields, 1);
+                self.ready.push_back(key);
+                Waits::Turn
+            }
+            Stopped::Waits(waits) => {
+                match waits {
+                    Waits::Room => self.wait_for_room.push(key),
+                    Waits::Reads => self.wait_for_reads.push(key),
+                    _ => {}
+                }
+                waits
+            }
+            Stopped::Close => {
+                session.parser.close();
+                session.has_ended = true;
+                Waits::Nothing
+            }
+        };
+        let waits = session.waits;
+        self.note_answers(key);
+        if waits == Waits::Nothing {
+            self.receive_again(key);
+        } else {
+            self.hold_back(key);
+        }
+        self.close_if_over(key);
+    }
+
+    /// Has answers sent at the end of the turn.
+    pub(super) fn note_answers(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let has_answers = session.queue.outgoing.as_ref().is_some_and(|outgoing| !outgoing.is_empty());
+        if has_answers && !session.is_dirty {
+            session.is_dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// A connection that waited for its client to take answers, or for its reads, may go on.
+    pub(super) fn resume_if_not_full(&mut self, key: Key) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.waits == Waits::Output && !session.queue.is_full() {
+            self.resume(key, Waits::Output);
+        }
+    }
+
+    /// Receives no more from a client whose requests pile up.
+    fn hold_back(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let size = session.input.unparsed().len();
+        if session.receiving == Receiving::Armed && size > INPUT_SIZE_HIGH + session.parser.needed_size() {
+            session.receiving = Receiving::Stopping;
+            self.io.ring().cancel_receive(key.to_bits());
+        }
+    }
+}
