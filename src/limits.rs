@@ -107,6 +107,8 @@ pub const INPUT_SIZE: usize = 16 * KIB;
 pub const REQUESTS_PER_TURN_DEFAULT: usize = 20;
 /// Requests of connections that have more than `-R` that are executed before answers are sent and others are heard.
 pub const REQUESTS_PER_ROUNDS: usize = 2048;
+/// Keys of one get that are looked up before the others get their turn.
+pub const KEYS_PER_TURN: usize = 256;
 /// Default `-b`: connections that may wait to be accepted.
 pub const BACKLOG_DEFAULT: i32 = 1024;
 /// Default `-a`: permissions of a unix socket.

@@ -158,8 +158,10 @@ impl Server {
         }
     }
 
-    /// Has gets that hold buffers which others wait for give them back: their answers are made now, and wait as bytes.
-    pub(super) fn free_held_buffers(&mut self) {
+    /// Starts reads that have waited for a buffer. If gets hold what they wait for, those give it back: their answers are
+    /// made now, and wait as bytes.
+    pub(super) fn begin_starved_reads(&mut self) {
+        self.reads.begin_starved();
         let holders = self.reads.holders();
         for key in &holders {
             let Some(pending) = self.reads.get_mut(*key) else { continue };

@@ -5,8 +5,10 @@ use dma_alloc::Key;
 use super::connection::Step;
 use super::session::{Answering, Receiving, Session, Waits};
 use super::{INPUT_SIZE_HIGH, Phase, Server};
+use crate::io::ring::socket;
+use crate::limits::KEYS_PER_TURN;
 use crate::protocol::Request;
-use crate::shard::{After, Executed};
+use crate::shard::{After, Executed, Pause};
 use crate::stats::add;
 use crate::store::{Held, Obstacle};
 
@@ -20,6 +22,8 @@ enum Stopped {
     Waits(Waits),
     /// The connection is to be closed.
     Close,
+    /// The same, because of what the client sends; it may go on sending.
+    Refused,
 }
 
 impl Server {
@@ -64,7 +68,7 @@ impl Server {
             }
             let (consumed, swallow_size) = match parser.step(unparsed, &self.limits) {
                 Step::NeedInput => return (position, count, Stopped::NeedInput),
-                Step::Close => return (bytes.len(), count, Stopped::Close),
+                Step::Close => return (bytes.len(), count, Stopped::Refused),
                 Step::Drop(size) => {
                     position += size;
                     continue;
@@ -86,12 +90,16 @@ impl Server {
                     match self.shard.execute(&request, read.as_ref(), &mut answers) {
                         Executed::Done(After::Continue) => {}
                         Executed::Done(After::Close) => return (bytes.len(), count, Stopped::Close),
-                        Executed::Paused { rest, reads_full } => {
+                        Executed::Paused { rest, until } => {
                             let Request::Get { with_cas, .. } = request else { unreachable!("only gets pause") };
                             let done = rest.rest().as_ptr().addr() - unparsed.as_ptr().addr();
                             parser.paused(with_cas, consumed - done);
-                            let waits = if reads_full { Waits::Reads } else { Waits::Output };
-                            return (position + done, count, Stopped::Waits(waits));
+                            let stopped = match until {
+                                Pause::Reads => Stopped::Waits(Waits::Reads),
+                                Pause::Output => Stopped::Waits(Waits::Output),
+                                Pause::Turn => Stopped::Turn,
+                            };
+                            return (position + done, count + KEYS_PER_TURN, stopped);
                         }
                         Executed::Blocked(Obstacle::Room) => return (position, count, Stopped::Waits(Waits::Room)),
                         Executed::Blocked(Obstacle::Disk(disk)) => {
@@ -128,7 +136,10 @@ impl Server {
                 }
                 waits
             }
-            Stopped::Close => {
+            Stopped::Close | Stopped::Refused => {
+                if matches!(stopped, Stopped::Refused) {
+                    socket::reset_at_close(&session.socket);
+                }
                 session.parser.close();
                 session.has_ended = true;
                 Waits::Nothing

@@ -134,6 +134,9 @@ impl Server {
             self.run_rounds();
             self.send_answers();
             self.look_around();
+            // Last of all, as buffers come back all the time: when reads end, answers are sent, updates are executed and
+            // connections go.
+            self.begin_starved_reads();
             if matches!(self.phase, Phase::Serving) && stop() {
                 self.begin_stop();
             }
@@ -161,9 +164,6 @@ impl Server {
 
     /// Lets connections go on whose obstacle may be gone.
     fn resume_waiting(&mut self) {
-        // Buffers come back when reads have ended, and when what was in them is sent.
-        self.reads.begin_starved();
-        self.free_held_buffers();
         let progress = self.shard.store().progress_count();
         if progress != self.seen_progress {
             self.seen_progress = progress;

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use dma_alloc::{Key, Lease, SharedLease, Table};
+use dma_alloc::{Key, Lease, Pool, PoolClass, PoolOptions, SharedLease, Table};
 
 use crate::io::ring::{RingFile, RingIo};
 use crate::limits::{PENDING_COUNT_MAX, READ_COUNT_MAX};
@@ -71,6 +71,8 @@ pub(super) struct Reads {
     by_place: HashMap<Place, Key>,
     /// Reads without a buffer.
     starved: VecDeque<Key>,
+    /// The buffer of a read that is larger than any of the ring's: its record was stored with a larger `-I`.
+    oversized: Option<Pool>,
 }
 
 impl Reads {
@@ -83,6 +85,7 @@ impl Reads {
             // Twice the room: removals leave traces that would make it grow otherwise.
             by_place: HashMap::with_capacity(2 * READ_COUNT_MAX),
             starved: VecDeque::with_capacity(READ_COUNT_MAX),
+            oversized: None,
         }
     }
 
@@ -141,7 +144,13 @@ impl Reads {
 
     fn try_begin(&mut self, key: Key) -> bool {
         let Some(Read { disk, .. }) = self.reads.get(key) else { return true };
-        let Some(lease) = self.io.ring().pool().take(disk.size()) else { return false };
+        let pool = self.io.ring().pool();
+        let lease = if disk.size() <= pool.size_max() {
+            pool.take(disk.size())
+        } else {
+            take_oversized(&mut self.oversized, disk.size())
+        };
+        let Some(lease) = lease else { return false };
         let refused = self.io.ring().read(key.to_bits(), disk.file(), disk.start(), disk.size(), lease);
         if refused.is_some() {
             return false;
@@ -152,6 +161,7 @@ impl Reads {
 
     /// Starts reads that have waited for a buffer, as far as there are some now.
     pub(super) fn begin_starved(&mut self) {
+        self.oversized.take_if(|pool| pool.taken_size() == 0);
         while let Some(key) = self.starved.front().copied() {
             if !self.try_begin(key) {
                 return;
@@ -215,6 +225,15 @@ impl Reads {
         let holds = |pending: &Pending| matches!(pending.answer, Some(Answer::Hit(_)));
         self.pendings.iter().filter(|(_, pending)| holds(pending)).map(|(key, _)| key).collect()
     }
+}
+
+/// Memory for one read of `size` bytes, unless the last such read has its own still.
+fn take_oversized(oversized: &mut Option<Pool>, size: usize) -> Option<Lease> {
+    if oversized.as_ref().is_some_and(|pool| pool.taken_size() > 0) {
+        return None;
+    }
+    let pool = Pool::new(&[PoolClass { size, count: 1 }], PoolOptions::default()).ok()?;
+    oversized.insert(pool).take(size)
 }
 
 /// What was read, to be shared; nothing when the device failed.

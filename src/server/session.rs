@@ -175,11 +175,15 @@ impl AnswerQueue {
         let start = std::mem::replace(&mut self.deferred_taken, end);
         let outgoing = self.outgoing.get_or_insert_with(|| spares.take());
         outgoing.bytes_mut().extend_from_slice(&self.deferred[start..end]);
-        if end == self.deferred.len() {
+        // As soon as what is left is no more than what goes, so that moving it costs no more than it has cost to write: a
+        // client that always has a get in flight never lets it run empty.
+        if 2 * end >= self.deferred.len() {
+            self.deferred.drain(..end);
             self.deferred_base += end as u64;
             self.deferred_taken = 0;
-            self.deferred.clear();
-            self.deferred.shrink_to(OUTPUT_SIZE_KEPT);
+            if self.deferred.is_empty() {
+                self.deferred.shrink_to(OUTPUT_SIZE_KEPT);
+            }
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::{After, Answers, Executed, Shard, ValueSink};
+use super::{After, Answers, Executed, Pause, Shard, ValueSink};
 use crate::digest::Digest;
 use crate::io::Io;
-use crate::limits::KEY_SIZE_MAX;
+use crate::limits::{KEY_SIZE_MAX, KEYS_PER_TURN};
 use crate::protocol::Keys;
 use crate::protocol::text::encode::{Answer, encode_answer, encode_value, encode_value_header};
 use crate::record::Record;
@@ -68,6 +68,7 @@ impl<I: Io> Shard<I> {
         let mut keys = keys.clone();
         let mut rest = keys.clone();
         let mut next = keys.next();
+        let mut count = 0;
         while let Some(key) = next {
             let digest = self.store.digest(key);
             let append = |record: Record<'_>| self.encode(key, with_cas, &record, answers.buffer());
@@ -76,14 +77,18 @@ impl<I: Io> Shard<I> {
                 Sought::Absent => self.count_get(false),
                 Sought::Disk(read) => {
                     if !answers.read_later(PendingGet::new(digest, key, with_cas, read)) {
-                        return Executed::Paused { rest, reads_full: true };
+                        return Executed::Paused { rest, until: Pause::Reads };
                     }
                 }
             }
             rest = keys.clone();
             next = keys.next();
+            count += 1;
             if next.is_some() && answers.is_full() {
-                return Executed::Paused { rest, reads_full: false };
+                return Executed::Paused { rest, until: Pause::Output };
+            }
+            if next.is_some() && count == KEYS_PER_TURN {
+                return Executed::Paused { rest, until: Pause::Turn };
             }
         }
         encode_answer(answers.buffer(), Answer::End);

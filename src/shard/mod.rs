@@ -58,12 +58,23 @@ pub enum Executed<'a, F> {
     Paused {
         /// The keys that are left, at least one.
         rest: Keys<'a>,
-        /// [`Answers::read_later`] has refused: it can go on when reads have ended. Otherwise [`Answers::is_full`].
-        reads_full: bool,
+        /// When it can go on.
+        until: Pause,
     },
     /// Nothing is done yet: to be executed again as it is, without the obstacle. It is never [`Obstacle::ReadFailed`],
     /// which has an answer.
     Blocked(Obstacle<F>),
+}
+
+/// What a get of many keys waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// [`Answers::read_later`] has refused: that reads have ended.
+    Reads,
+    /// [`Answers::is_full`]: that answers are sent.
+    Output,
+    /// [`KEYS_PER_TURN`](crate::limits::KEYS_PER_TURN) keys are looked up: its next turn.
+    Turn,
 }
 
 /// What becomes of the connection after a request.

@@ -308,8 +308,8 @@ fn a_get_whose_reads_are_refused_pauses_and_goes_on() {
             let executed = shard.execute(&keys, None, &mut collected);
             answer.extend(send(&shard, collected).await);
             match executed {
-                Executed::Paused { rest, reads_full } => {
-                    assert!(reads_full);
+                Executed::Paused { rest, until } => {
+                    assert_eq!(until, Pause::Reads);
                     rests.push(text(rest.rest()));
                     keys = Request::Get { keys: rest, with_cas: false };
                 }
@@ -330,7 +330,7 @@ fn a_get_of_many_keys_pauses_when_the_output_is_full() {
         let shard = shard(&sim).await;
         let mut collected = Collected { keys_until_full: Some(1), ..Collected::default() };
         let executed = shard.execute(&request("get key-1999 none key-1998 none\r\n"), None, &mut collected);
-        let Executed::Paused { rest, reads_full: false } = executed else { panic!("{executed:?}") };
+        let Executed::Paused { rest, until: Pause::Output } = executed else { panic!("{executed:?}") };
         assert_eq!(text(rest.rest()), "key-1998 none");
         assert_answer(&send(&shard, collected).await, &[&hit(1999)]);
         assert_eq!(counters(&shard), gets(1, 1));

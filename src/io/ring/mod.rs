@@ -268,18 +268,9 @@ impl Ring {
         self.note_enter(result);
     }
 
-    /// The same, and waits for a completion until `timeout` is over.
-    fn enter_and_wait(&self, timeout: Option<Duration>) {
-        let result = {
-            let uring = self.uring.borrow();
-            match timeout {
-                None => uring.submitter().submit_and_wait(1),
-                Some(timeout) => {
-                    let time = types::Timespec::from(timeout);
-                    uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&time))
-                }
-            }
-        };
+    /// The same, and waits for a completion.
+    fn enter_and_wait(&self) {
+        let result = self.uring.borrow().submitter().submit_and_wait(1);
         self.note_enter(result);
     }
 
@@ -402,7 +393,10 @@ impl Drop for Ring {
             if !in_flight(self) {
                 return;
             }
-            self.enter_and_wait(Some(Duration::from_millis(100)));
+            let time = types::Timespec::from(Duration::from_millis(100));
+            let arguments = types::SubmitArgs::new().timespec(&time);
+            let result = self.uring.borrow().submitter().submit_with_args(1, &arguments);
+            self.note_enter(result);
         }
         tracing::error!("the device does not end its transfers: the process ends without them");
         std::process::abort();

@@ -218,31 +218,32 @@ impl RingIo {
     /// Ends a turn: submits what is queued, lets other tasks run, and returns when there are completions to be taken, a
     /// timer was due, or `patience` is over. It may return early.
     pub async fn turn(&self, patience: Patience, spin: Duration) {
-        self.tick();
+        self.wait(patience, spin).await;
+        let fired = self.ring().sleeper.fire(self.refresh_clock());
+        self.ring().wake_count.set(self.ring().wake_count.get() + fired);
+    }
+
+    async fn wait(&self, patience: Patience, spin: Duration) {
         self.let_others_run().await;
         let ring = self.ring();
-        let until = match patience {
-            Patience::None => return ring.enter_now(),
-            Patience::Until(until) => until,
-        };
+        let Patience::Until(until) = patience else { return ring.enter_now() };
         if ring.has_completions() || ring.sleeper.is_roused.take() {
             return ring.enter_now();
         }
         if !spin.is_zero() && self.spin(spin).await {
-            return self.tick();
+            return;
+        }
+        if let Some(deadline) = [until, ring.sleeper.next_deadline()].into_iter().flatten().min() {
+            ring.arm_timeout(deadline, self.moment());
         }
         if self.foreign_count() > 0 {
-            self.sleep_through_glommio(until).await;
+            self.sleep_through_glommio().await;
+        } else if self.has_news() {
+            // A task that was woken after the others ran must not wait.
+            ring.enter_now();
         } else {
-            ring.enter_and_wait(self.time_left(until));
+            ring.enter_and_wait();
         }
-        self.tick();
-    }
-
-    /// Notes the time, and wakes whose time has come.
-    fn tick(&self) {
-        let fired = self.ring().sleeper.fire(self.refresh_clock());
-        self.ring().wake_count.set(self.ring().wake_count.get() + fired);
     }
 
     fn woken(&self) -> u64 {
@@ -265,15 +266,6 @@ impl RingIo {
             seen.set(self.woken());
             glommio::executor().yield_task_queue_now().await;
         }
-    }
-
-    fn time_left(&self, until: Option<Duration>) -> Option<Duration> {
-        // A task that was woken after the others ran must not wait.
-        if self.has_news() {
-            return Some(Duration::ZERO);
-        }
-        let deadline = [until, self.ring().sleeper.next_deadline()].into_iter().flatten().min()?;
-        Some(deadline.saturating_sub(self.monotonic()))
     }
 
     /// Watches the ring for `spin`; whether something came.
@@ -299,12 +291,8 @@ impl RingIo {
         true
     }
 
-    async fn sleep_through_glommio(&self, until: Option<Duration>) {
+    async fn sleep_through_glommio(&self) {
         let ring = self.ring();
-        let deadline = [until, ring.sleeper.next_deadline()].into_iter().flatten().min();
-        if let Some(deadline) = deadline {
-            ring.arm_timeout(deadline, deadline.saturating_sub(self.monotonic()));
-        }
         ring.signal(true);
         ring.sleeper.is_asleep.set(true);
         ring.enter_now();
@@ -343,17 +331,19 @@ impl Ring {
         if is_on { completions.enable_eventfd() } else { completions.disable_eventfd() }
     }
 
-    /// Has the ring complete something at `deadline`, `left` from now, unless it does so before anyway.
-    fn arm_timeout(&self, deadline: Duration, left: Duration) {
+    /// Has the ring complete something at `deadline`, unless it does so before anyway. One timeout in the ring serves many
+    /// turns; a timeout for each wait would cost the kernel more.
+    fn arm_timeout(&self, deadline: Duration, now: Duration) {
         let sleeper = &self.sleeper;
-        if sleeper.armed.get().is_some_and(|armed| armed <= deadline && armed + left > deadline) {
+        if sleeper.armed.get().is_some_and(|armed| now < armed && armed <= deadline) {
             return;
         }
         sleeper.armed.set(Some(deadline));
-        sleeper.timeout.set(types::Timespec::from(left));
+        sleeper.timeout.set(types::Timespec::from(deadline.saturating_sub(now)));
         let entry = opcode::Timeout::new(sleeper.timeout.as_ptr().cast_const()).build();
-        // SAFETY: 1. The time lies in a box that lives as long as the ring, and the kernel reads it when the entry is
-        //            submitted, before it can be set again: `sleep_through_glommio` enters right after.
+        // SAFETY: 1. The time lies in a box that lives as long as the ring. The kernel reads it when the entry is submitted,
+        //            at the end of this turn; a later timeout whose time is set before that is an earlier one, and makes
+        //            this one early too, which does no harm.
         unsafe { self.push(&entry.user_data(Operation::Ignored.user_data(0))) };
     }
 }

@@ -93,6 +93,13 @@ pub fn send_last_word(socket: &OwnedFd, word: &[u8]) {
     let _ = socket::send(socket.as_raw_fd(), word, flags);
 }
 
+/// Has a connection end with a reset when it is closed, as it would if something it has received were not taken. Otherwise
+/// a client that goes on sending to nobody would wait for the system's time-out.
+pub fn reset_at_close(socket: &OwnedFd) {
+    // Fails on unix sockets of old kernels only, whose writers fail at once anyway.
+    let _ = socket::setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
 /// Ends a connection in both directions: what waits in the ring for it ends too.
 pub fn shut_down(socket: &OwnedFd) {
     // Fails when the other side has gone before.
