@@ -94,7 +94,9 @@ impl Parser {
             return Step::Drop(size);
         }
         if let Some(RestOfGet { with_cas, size }) = self.rest {
-            let line = unparsed[..size].trim_ascii_end();
+            // Just what the parser takes off: keys may end in other white space.
+            let line = unparsed[..size].strip_suffix(b"\n").unwrap_or(unparsed);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
             return Step::Request {
                 request: Request::Get { keys: Keys::new(line), with_cas },
                 consumed: size,

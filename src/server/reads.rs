@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub(super) next: Option<Key>,
     /// How many bytes of later answers the connection had put off before this.
     pub(super) position: u64,
+    /// Bytes of its first read, which count against what its connection may have in flight.
+    pub(super) size: usize,
     pub(super) purpose: Purpose,
     /// What became of the read.
     pub(super) answer: Option<Answer>,
@@ -115,7 +117,8 @@ impl Reads {
         if self.pendings.is_full() || (shared.is_none() && self.reads.is_full()) {
             return None;
         }
-        let pending = Pending { session, next: None, position, purpose, answer: None, next_waiter: None };
+        let pending =
+            Pending { session, next: None, position, size: disk.size(), purpose, answer: None, next_waiter: None };
         let key = self.pendings.insert(pending).ok()?;
         self.wait_for(key, shared, disk);
         Some(key)

@@ -145,7 +145,8 @@ impl AnswerQueue {
             if reads.get(first).is_none_or(|pending| pending.answer.is_none()) {
                 break;
             }
-            let Some(Pending { next, purpose: Purpose::Get(get), answer: Some(answer), .. }) = reads.remove(first)
+            let Some(Pending { next, size, purpose: Purpose::Get(get), answer: Some(answer), .. }) =
+                reads.remove(first)
             else {
                 break;
             };
@@ -153,7 +154,7 @@ impl AnswerQueue {
             self.first = next;
             self.last = self.last.filter(|_| next.is_some());
             self.pending_count -= 1;
-            self.pending_size -= get.read().size();
+            self.pending_size -= size;
             let outgoing = self.complete(spares);
             match answer {
                 Answer::Hit(lease) => {

@@ -181,6 +181,13 @@ fn a_long_get_line_arrives_in_pieces_and_is_executed_in_pieces() {
 }
 
 #[test]
+fn a_paused_get_keeps_its_keys_as_they_are() {
+    for stream in [&b"get a b\t\r\nversion\r\n"[..], b"gets a b\r\r\n", b"get a b\x0c  \n", b"get a b\n"] {
+        assert_eq!(outcome(stream, &[], Some(1)), outcome(stream, &[], None));
+    }
+}
+
+#[test]
 fn closing_is_final() {
     for stream in [&b"GET / HTTP/1.1\r\nversion\r\n"[..], &[b'x'; COMMAND_LINE_SIZE_MAX + 1], b"\x80\x0b"] {
         let mut transcript = Transcript::default();
