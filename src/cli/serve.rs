@@ -35,9 +35,8 @@ const RING_DEPTH: usize = 256;
 /// glommio registers its I/O memory with three rings, and three times this counts against RLIMIT_MEMLOCK, which the
 /// shard's own ring needs.
 const IO_MEMORY_SIZE: usize = 256 * KIB;
-/// How long the shard's loop, when it is busy, keeps glommio from looking at its own transfers: with the default of 100 ms,
-/// a new table takes half a second under load, and sets wait for it.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// Places for descriptors beyond the tables that the capacity pays for: a store may have more from before.
+const SPARE_TABLES: usize = 16;
 /// Descriptors that are neither connections nor tables.
 const SPARE_FILES: u64 = 64;
 
@@ -77,7 +76,6 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), ServeError> {
         .name("shard-0")
         .ring_depth(RING_DEPTH)
         .io_memory(IO_MEMORY_SIZE)
-        .preempt_timer(PREEMPT_TIMER)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
         .make()
         .map_err(|error| ServeError::Executor(error.to_string()))?;
@@ -134,8 +132,9 @@ fn with_ring(dma: DmaIo, arguments: &ServeArguments, options: &StoreOptions) -> 
     let blocks = plan.map_or(smallest, |plan| plan.block_class());
     let pool = |classes: &[PoolClass]| Pool::new(classes, PoolOptions::default()).map_err(std::io::Error::from);
     let (reads, blocks) = (pool(&reads).map_err(ServeError::Ring)?, pool(&[blocks]).map_err(ServeError::Ring)?);
-    let tables = usize::try_from(options.capacity / TABLE_SIZE_MIN as u64).unwrap_or(usize::MAX);
-    let ring = Ring::new(reads, blocks, arguments.connections, tables).map_err(ServeError::Ring)?;
+    let table_size = plan.map_or(TABLE_SIZE_DEFAULT, |plan| plan.table_size) as u64;
+    let tables = usize::try_from(options.capacity / table_size).unwrap_or(usize::MAX);
+    let ring = Ring::new(reads, blocks, arguments.connections, tables + SPARE_TABLES).map_err(ServeError::Ring)?;
     RingIo::new(dma, ring).map_err(ServeError::Ring)
 }
 

@@ -226,7 +226,9 @@ impl Server {
         let Some(timeout) = self.options.idle_timeout else { return };
         self.next_look = Some(self.next_look.unwrap_or(Duration::MAX).min(now + Duration::from_secs(1)));
         let oldest = now.as_secs().saturating_sub(timeout.as_secs());
-        let is_idle = |session: &Session| session.active < oldest && session.is_quiet() && session.input.is_empty();
+        // As memcached: in the middle of a line is idle, in the middle of a value is not.
+        let is_idle =
+            |session: &Session| session.active < oldest && session.is_quiet() && session.parser.needed_size() == 0;
         let idle: Vec<Key> = self.sessions.iter().filter(|(_, session)| is_idle(session)).map(|(key, _)| key).collect();
         for key in idle {
             crate::stats::add(&self.counters.idle_kicks, 1);

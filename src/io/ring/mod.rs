@@ -268,6 +268,18 @@ impl Ring {
         self.note_enter(result);
     }
 
+    /// The same, until the kernel has put nothing off.
+    fn enter_until_idle(&self) {
+        loop {
+            self.enter_now();
+            let mut uring = self.uring.borrow_mut();
+            let submission = uring.submission();
+            if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
+                return;
+            }
+        }
+    }
+
     /// The same, and waits for a completion.
     fn enter_and_wait(&self) {
         let result = self.uring.borrow().submitter().submit_and_wait(1);

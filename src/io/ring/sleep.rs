@@ -28,6 +28,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub(super) struct Sleeper {
     timeout: Box<Cell<types::Timespec>>,
     /// `wake_count` and `wakes()` when other tasks last ran.
     seen_wakes: Cell<u64>,
+    /// When glommio last looked at its own transfers.
+    looked: Cell<Duration>,
 }
 
 /// Somebody waits for a moment.
@@ -117,6 +120,7 @@ impl Sleeper {
             armed: Cell::new(None),
             timeout: Box::default(),
             seen_wakes: Cell::new(0),
+            looked: Cell::new(Duration::ZERO),
         })
     }
 
@@ -131,10 +135,13 @@ impl Sleeper {
         while (&self.heard).read(&mut rings).is_ok_and(|count| count == rings.len()) {}
     }
 
-    fn add_timer(&self, deadline: Duration, waker: Waker) {
+    /// Whether it is the nearest.
+    fn add_timer(&self, deadline: Duration, waker: Waker) -> bool {
+        let is_nearest = self.next_deadline().is_none_or(|nearest| deadline < nearest);
         let number = self.timer_count.get();
         self.timer_count.set(number + 1);
         self.timers.borrow_mut().push(Reverse(Timer { deadline, number, waker }));
+        is_nearest
     }
 
     fn next_deadline(&self) -> Option<Duration> {
@@ -171,7 +178,10 @@ impl Future for Sleep {
         if self.io.monotonic() >= self.deadline {
             return Poll::Ready(());
         }
-        self.io.ring().sleeper.add_timer(self.deadline, context.waker().clone());
+        if self.io.ring().sleeper.add_timer(self.deadline, context.waker().clone()) {
+            // The sleep under way may be longer than that.
+            self.io.ring().rouse_if_asleep();
+        }
         Poll::Pending
     }
 }
@@ -191,6 +201,9 @@ impl Signalled {
         let _ = self.0.read_at(0, size_of::<u64>()).await;
     }
 }
+
+/// How long a busy loop may keep glommio from looking at its transfers.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long a turn may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +239,9 @@ impl RingIo {
     async fn wait(&self, patience: Patience, spin: Duration) {
         self.let_others_run().await;
         let ring = self.ring();
+        if self.foreign_count() > 0 && self.moment().saturating_sub(ring.sleeper.looked.get()) >= LOOK_INTERVAL {
+            self.let_glommio_look().await;
+        }
         let Patience::Until(until) = patience else { return ring.enter_now() };
         if ring.has_completions() || ring.sleeper.is_roused.take() {
             return ring.enter_now();
@@ -248,6 +264,15 @@ impl RingIo {
 
     fn woken(&self) -> u64 {
         self.ring().wake_count.get() + wakes() + self.spawn_count()
+    }
+
+    /// Has glommio look at its own transfers. A task that only yields keeps it from that until its preemption timer fires,
+    /// every 100 ms; with a shorter one, glommio 0.9.0 sometimes hangs at its start.
+    async fn let_glommio_look(&self) {
+        // Wakes at once, but through glommio's ring.
+        let _ = self.ring().sleeper.signalled.write(1);
+        self.signalled().wait().await;
+        self.ring().sleeper.looked.set(self.moment());
     }
 
     /// Whether a task is to run, or the shard's loop is to look around.
@@ -295,12 +320,15 @@ impl RingIo {
         let ring = self.ring();
         ring.signal(true);
         ring.sleeper.is_asleep.set(true);
-        ring.enter_now();
-        // What came before the signal was switched on has not signalled.
+        // What came before the signal was switched on has not signalled; and only the first piece of work that the kernel
+        // puts off signals, so all of it has to be done.
+        fence(Ordering::SeqCst);
+        ring.enter_until_idle();
         if !ring.has_completions() && !self.has_news() {
             self.signalled().wait().await;
         }
         ring.sleeper.is_asleep.set(false);
+        ring.sleeper.looked.set(self.moment());
         ring.signal(false);
         ring.enter_now();
     }

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt};
 
+/// How often, and after which pause, it is looked again whether the socket of a server that was killed is gone.
+const LINGERING_ATTEMPTS: u32 = 20;
+const LINGERING_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long it is looked whether another server answers on an address. On this machine that takes microseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -21,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 /// `AddrInUse`, when somebody listens there; otherwise what socket(2), setsockopt(2), bind(2) and listen(2) say.
 pub fn listen_tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<OwnedFd> {
     // With SO_REUSEPORT a second server of the same user would silently get a part of the connections.
-    if shared && somebody_listens(address) {
+    if shared && stays_in_use(address) {
         return Err(ErrorKind::AddrInUse.into());
     }
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -77,6 +81,18 @@ pub fn listen_unix(path: &Path, permissions: u32, backlog: i32) -> io::Result<Ow
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
     socket::listen(&socket, Backlog::new(backlog)?)?;
     Ok(socket)
+}
+
+/// Whether somebody listens on `address` and goes on doing so. The socket of a server that was killed may live on for a
+/// moment, as the kernel ends io_uring's accepts after the process.
+fn stays_in_use(address: SocketAddr) -> bool {
+    for _ in 0..LINGERING_ATTEMPTS {
+        if !somebody_listens(address) {
+            return false;
+        }
+        std::thread::sleep(LINGERING_PAUSE);
+    }
+    true
 }
 
 /// Whether a connection to `address` is accepted.
