@@ -55,6 +55,8 @@ fn eviction_is_remembered() {
     let store = Store::new(&SMALL);
     let server = store.start();
     set_all(&mut server.client(), 0..10_000);
+    // What is still to be written evicts as well, at the latest when the server stops.
+    server.client().wait_until_flushed();
     let before = count_present(&mut server.client(), 0..10_000);
     server.terminate();
     let server = store.start();

@@ -6,14 +6,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test, and the panic says where")]
 
+mod allocations;
 mod badinput;
 mod brokenworld;
 mod commands;
+mod connections;
 mod conversation;
 mod diskreads;
 mod eviction;
+mod listeners;
+mod memlock;
 mod model;
 mod persistence;
+mod pipelines;
 mod readme;
 mod support;
 mod tidy;

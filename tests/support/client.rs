@@ -5,12 +5,15 @@ use super::{PATIENCE, shown};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// One connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     /// Bytes that came and were not asked for yet.
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
 }
 
 /// One value of a `gets`.
@@ -27,8 +30,21 @@ impl Client {
     }
 
     pub(crate) fn try_connect(port: u16) -> std::io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE)?;
+        Self::try_connect_to(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    pub(crate) fn try_connect_to(address: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
+        Self::on(stream)
+    }
+
+    pub(crate) fn try_connect_unix(path: &Path) -> std::io::Result<Client> {
+        // What is asked of the stream from here on is the same system call for both kinds of socket.
+        Self::on(TcpStream::from(OwnedFd::from(UnixStream::connect(path)?)))
+    }
+
+    fn on(stream: TcpStream) -> std::io::Result<Client> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Client { stream, input: Vec::new() })

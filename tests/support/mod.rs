@@ -2,6 +2,7 @@
 
 mod client;
 pub(crate) mod damage;
+mod duplex;
 mod process;
 mod server;
 
@@ -9,6 +10,7 @@ pub(crate) use client::Client;
 pub(crate) use process::{Finished, Process, as_root, can_run, skip};
 pub(crate) use server::{PROGRAM, Reference, Server, Store, free_port, scratch_directory};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that has to happen at all; a loaded machine reaches a tenth of it at most.
@@ -24,6 +26,15 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Lets this process open `count` files, as many connections at once need; false when its hard limit does not.
+pub(crate) fn may_open_files(count: u64) -> bool {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");
+    if hard >= count {
+        setrlimit(Resource::RLIMIT_NOFILE, soft.max(count), hard).expect("the soft limit may rise up to the hard one");
+    }
+    hard >= count
 }
 
 /// A value of `size` bytes that is told by its key: every byte differs from that of most other keys and positions.

@@ -100,22 +100,38 @@ impl Process {
 
     /// Resident memory in bytes: `VmRSS` of /proc/PID/status.
     pub(crate) fn resident_size(&self) -> u64 {
+        self.status_size("VmRSS:")
+    }
+
+    /// The most memory that was ever resident, in bytes, since [`Self::forget_peak`]: `VmHWM`.
+    pub(crate) fn peak_size(&self) -> u64 {
+        self.status_size("VmHWM:")
+    }
+
+    /// Has [`Self::peak_size`] begin anew at what is resident now (proc_pid_clear_refs(5)); without the right to do so the
+    /// peak stays, which makes a test of its growth say less.
+    pub(crate) fn forget_peak(&self) {
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+    }
+
+    fn status_size(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("status has VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("VmRSS is a number of kB") * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("status has the name");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a size is a number of kB") * 1024
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_some()) {
-            return;
+        let ended = self.child.try_wait().ok().flatten();
+        if ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- stderr of process {} ---\n{}", self.child.id(), self.stderr());
+            let how = ended.map_or_else(|| "was still running".to_owned(), |status| format!("had ended: {status}"));
+            eprintln!("--- stderr of process {}, which {how} ---\n{}", self.child.id(), self.stderr());
         }
     }
 }

@@ -90,7 +90,25 @@ impl Store {
         self.started(port, Process::start(Command::new(PROGRAM).args(self.arguments(port))))
     }
 
-    /// The same from another working directory.
+    /// The same with the program started by `launcher`, which gets program and arguments appended.
+    pub(crate) fn start_through(&self, launcher: &[&str]) -> Server {
+        let port = free_port();
+        let mut line: Vec<&str> = launcher.to_vec();
+        line.push(PROGRAM);
+        self.started(port, Process::start(Command::new(line[0]).args(&line[1..]).args(self.arguments(port))))
+    }
+
+    /// Starts a server on the unix socket that its flags name, and waits until it serves there.
+    pub(crate) fn start_on_socket(&self, socket: &Path) -> Server {
+        let process = Process::start(Command::new(PROGRAM).args(self.arguments(0)));
+        let served = format!("listening on unix socket {}", socket.display());
+        if let Err(stderr) = process.wait_for_stderr(&served) {
+            panic!("{PROGRAM} {:?} does not serve; stderr: {stderr}", self.arguments(0));
+        }
+        Server { process, port: 0, _scratch: self.scratch.clone() }
+    }
+
+    /// [`Self::start`] from another working directory.
     pub(crate) fn start_in(&self, directory: &Path) -> Server {
         let port = free_port();
         self.started(port, Process::start(Command::new(PROGRAM).args(self.arguments(port)).current_dir(directory)))
