@@ -61,7 +61,11 @@ impl Client {
 
     /// The write half closed, so that the server sees the end of the stream.
     pub(crate) fn close_writing(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("shutdown of an open socket");
+        match self.stream.shutdown(Shutdown::Write) {
+            // The server was quicker and has reset the connection.
+            Err(error) if error.kind() == ErrorKind::NotConnected => {}
+            other => other.expect("shutdown of an open socket"),
+        }
     }
 
     /// One more piece of input; false at the end of the stream (a reset counts as the end).
