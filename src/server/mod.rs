@@ -141,6 +141,7 @@ impl Server {
                 self.begin_stop();
             }
             if let Some(outcome) = self.go_on_stopping() {
+                io.ring().release();
                 return outcome;
             }
             io.turn(self.patience(), self.options.spin).await;

@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 
 import common
 
@@ -75,8 +76,11 @@ class Disk:
         return int(words[0]) + int(words[1])
 
     def give_back(self):
-        if os.path.ismount(self.directory):
-            subprocess.run(["umount", self.directory], check=False)
+        # The kernel may hold the files of a process that has ended for a moment.
+        for _ in range(50):
+            if not os.path.ismount(self.directory) or subprocess.run(["umount", self.directory], check=False).returncode == 0:
+                break
+            time.sleep(0.1)
         if self.kind == "loop":
             subprocess.run(["losetup", "--detach", self.device], check=False)
         elif self.kind == "zram":

@@ -503,6 +503,15 @@ impl Ring {
         }
     }
 
+    /// Gives registered files and memory back, when no transfer is in flight: the kernel would do so only some time after the
+    /// process has ended, and a file system that was served from could not be unmounted until then.
+    pub fn release(&self) {
+        let uring = self.uring.borrow();
+        // Fails where nothing is registered.
+        let _ = uring.submitter().unregister_files();
+        let _ = uring.submitter().unregister_buffers();
+    }
+
     fn listen_to_bell(&self) {
         let heard = types::Fd(self.sleeper.heard().as_raw_fd());
         let entry = opcode::PollAdd::new(heard, libc::POLLIN as u32).build();
