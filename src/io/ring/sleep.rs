@@ -281,15 +281,17 @@ impl RingIo {
         sleeper.is_roused.get() || sleeper.seen_wakes.get() != self.woken()
     }
 
+    /// Lets tasks run that were woken. Never by yielding alone: when its preemption timer fires at the wrong moment, glommio
+    /// 0.9.0 parks although this task is runnable, and nothing of its own would wake it.
     async fn let_others_run(&self) {
         let seen = &self.ring().sleeper.seen_wakes;
         // Those that run may wake others; bounded, as two might wake each other for ever.
-        for attempt in 0..4 {
-            if seen.get() == self.woken() && (attempt > 0 || self.foreign_count() == 0) {
+        for _ in 0..4 {
+            if seen.get() == self.woken() {
                 return;
             }
             seen.set(self.woken());
-            glommio::executor().yield_task_queue_now().await;
+            self.let_glommio_look().await;
         }
     }
 
