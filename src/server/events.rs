@@ -207,7 +207,7 @@ impl Server {
     /// Closes a connection from which nothing more comes and which has been sent everything.
     pub(super) fn close_if_over(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let is_over = session.has_ended && session.is_quiet() && !session.queue.has_pending();
+        let is_over = session.has_ended && session.is_quiet();
         if !is_over {
             return;
         }

@@ -113,10 +113,6 @@ impl AnswerQueue {
         self.first.is_none() && self.outgoing.as_ref().is_none_or(|outgoing| outgoing.is_empty())
     }
 
-    pub(super) fn has_pending(&self) -> bool {
-        self.first.is_some()
-    }
-
     /// Whether so much is to be sent or read that no more should be executed for now.
     pub(super) fn is_full(&self) -> bool {
         let complete = self.outgoing.as_ref().map_or(0, |outgoing| outgoing.len());
