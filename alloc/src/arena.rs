@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
 use crate::budget::{Budget, Reservation};
@@ -122,7 +123,7 @@ impl ArenaOptions {
 /// An anonymous private mapping, owned. Starts zeroed; pages cost memory from the first touch on.
 #[derive(Debug)]
 pub struct Arena {
-    start: NonNull<u8>,
+    mapping: Arc<Mapping>,
     size: usize,
     got: Got,
     binding: Binding,
@@ -152,7 +153,8 @@ impl Arena {
         let reservation = Reservation::of(options.budget, size)?;
         let (start, got) = if huge { map_huge(size)? } else { (map_anonymous(size, no_reserve())?, Got::Plain) };
         // From here on the drop of the arena unmaps it, also when something below fails.
-        let mut arena = Self { start, size, got, binding: Binding::None, _reservation: reservation };
+        let mapping = Arc::new(Mapping { start, size });
+        let mut arena = Self { mapping, size, got, binding: Binding::None, _reservation: reservation };
         if let Some(node) = options.node {
             arena.binding = arena.bind(node);
         }
@@ -187,7 +189,7 @@ impl Arena {
         //         2. The kernel hands out zeroed pages, so every byte is initialised.
         //         3. `&self` rules out a mutable slice at the same time: `bytes_mut` takes `&mut self`.
         //         4. `size` is below isize::MAX: mmap refuses more.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
+        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr(), self.size) }
     }
 
     /// The whole region, to be written.
@@ -195,13 +197,18 @@ impl Arena {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: 1.-2., 4. as in `bytes`; the mapping is writable.
         //         3. `&mut self` rules out any other slice of the region.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.start.as_ptr(), self.size) }
     }
 
     /// The first byte, for those in this crate who hand out parts of the region on their own account. They must not
     /// use `bytes` and `bytes_mut`, which lay claim to the whole.
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
+        self.mapping.start
+    }
+
+    /// What keeps the region mapped, for whoever may still be making it resident when the arena is gone.
+    pub(crate) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
     }
 
     /// Makes the pages of `size` bytes from `offset` on resident and writable. Their contents stay.
@@ -210,7 +217,7 @@ impl Arena {
         assert!(end <= self.size, "a part of the arena");
         let first = offset / PAGE.get() * PAGE.get();
         // SAFETY: 1. `first` is at most `size` of the mapping, so the result is inside it or at its end.
-        let start = unsafe { self.start.add(first) };
+        let start = unsafe { self.mapping.start.add(first) };
         match populate(start, end - first) {
             Ok(()) => Ok(()),
             Err(libc::EINVAL | libc::ENOSYS) => {
@@ -225,7 +232,7 @@ impl Arena {
     fn touch(&mut self, first: usize, end: usize) {
         for offset in (first..end).step_by(PAGE.get()) {
             // SAFETY: 1. `offset` is below `end`, which is at most `size` of the mapping.
-            let byte = unsafe { self.start.add(offset) };
+            let byte = unsafe { self.mapping.start.add(offset) };
             // SAFETY: 1. In the mapping, readable, any alignment suits a byte. 2. Initialised: the kernel zeroes.
             let value = unsafe { byte.read_volatile() };
             // SAFETY: 1. As above, and writable. 2. `&mut self`: nobody else reads or writes at this time.
@@ -248,7 +255,7 @@ impl Arena {
         let result = unsafe {
             libc::syscall(
                 libc::SYS_mbind,
-                self.start.as_ptr(),
+                self.mapping.start.as_ptr(),
                 self.size,
                 libc::MPOL_PREFERRED as libc::c_ulong,
                 mask.as_ptr(),
@@ -260,10 +267,36 @@ impl Arena {
     }
 }
 
-impl Drop for Arena {
+/// A region that stays mapped as long as somebody has this.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: 1. Other threads than the arena's get no access to the contents through it: all they can do is to ask the
+//         kernel for the pages, which changes no contents, and to unmap the region when nobody has it any more.
+unsafe impl Send for Mapping {}
+// SAFETY: 1. As above: its one method that does anything takes the addresses only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Makes the pages of a part of the region resident and writable, from whatever thread. Contents stay. Says whether
+    /// the kernel could.
+    pub(crate) fn populate(&self, offset: usize, size: usize) -> bool {
+        let first = offset / PAGE.get() * PAGE.get();
+        let end = offset + size;
+        assert!(end <= self.size, "a part of the arena");
+        // SAFETY: 1. `first` is at most `size` of the mapping, so the result is inside it or at its end.
+        let start = unsafe { self.start.add(first) };
+        populate(start, end - first).is_ok()
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: 1. The range is exactly the mapping that `with` made; nobody else unmaps it.
-        //         2. No slice of it outlives `self`, by the borrows of `bytes` and `bytes_mut`; the pool and the slab,
+        // SAFETY: 1. The range is exactly the mapping that `Arena::with` made; nobody else unmaps it.
+        //         2. No slice of it outlives the arena, by the borrows of `bytes` and `bytes_mut`; the pool and the slab,
         //         which use `start`, see to it themselves.
         let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
         debug_assert_eq!(result, 0, "munmap of our own mapping cannot fail");
@@ -362,10 +395,13 @@ fn populate(start: NonNull<u8>, size: usize) -> Result<(), i32> {
     if result == 0 { Ok(()) } else { Err(last_error_number()) }
 }
 
-/// Whether the kernel makes transparent huge pages for those who ask; yes where it does not say.
+/// Whether the kernel makes transparent huge pages for those who ask; yes where it does not say. Asked once.
 fn transparent_pages_enabled() -> bool {
-    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    setting.map_or(true, |setting| allows_asking(&setting))
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| {
+        let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        setting.map_or(true, |setting| allows_asking(&setting))
+    })
 }
 
 /// Whether such a setting, with the chosen word in brackets, is other than "never".

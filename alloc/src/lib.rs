@@ -6,7 +6,8 @@
 //! - [`buffer`]: an owned, aligned, always initialised buffer, for write blocks and reads.
 //! - [`pool`]: I/O buffers in size classes out of one arena, to be registered with a ring at once.
 //! - [`lease`]: a buffer of a pool in somebody's hands.
-//! - [`slab`]: fixed-size blocks in arenas, with an intrusive free list and a budget.
+//! - [`slab`]: fixed-size blocks in arenas, with an intrusive free list and a budget, resident ahead of need.
+//! - [`rows`]: a growing array of equal rows that never move.
 //! - [`table`]: typed entries with checked names, for what is pending.
 //! - [`counting`]: an allocator that counts, for tests that prove that nothing allocates.
 //!
@@ -61,6 +62,7 @@
 //! | 4 KiB | 6.1 / 16 | 9.3 / 17 | | 70 / 98 | 23 / 60 |
 //! | 1 MiB | 5.4 / 11 | 12 / 16 | | 54 / 169 | 280 / 141 |
 
+mod ahead;
 pub mod arena;
 pub mod budget;
 pub mod buffer;
@@ -68,6 +70,7 @@ pub mod counting;
 pub mod layout;
 pub mod lease;
 pub mod pool;
+pub mod rows;
 pub mod slab;
 pub mod table;
 
@@ -77,5 +80,6 @@ pub use buffer::Buffer;
 pub use layout::{Alignment, DirectAlignment, PAGE, Source};
 pub use lease::{Lease, SharedLease};
 pub use pool::{Pool, PoolClass, PoolOptions};
+pub use rows::Rows;
 pub use slab::{BlockId, Slab, SlabOptions};
 pub use table::{Key, Table};

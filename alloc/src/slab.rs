@@ -11,7 +11,8 @@
 
 use std::ptr::NonNull;
 
-use crate::arena::{Arena, ArenaError, ArenaOptions, HUGE_PAGE_SIZE, PageKind};
+use crate::ahead::Ahead;
+use crate::arena::{Arena, ArenaError, ArenaOptions, Got, HUGE_PAGE_SIZE, PageKind};
 use crate::budget::Budget;
 
 /// Bits of an id that are the number of the block; the others, if any, are the generation.
@@ -29,6 +30,22 @@ impl BlockId {
         self.0 & NUMBER_MASK
     }
 
+    /// All of the id, to be kept where only bytes can be: [`BlockId::from_bits`] makes it an id again.
+    #[must_use]
+    #[inline]
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The id that [`BlockId::to_bits`] was asked of. Other bits make an id of no block or of another's: a slab checks
+    /// it as any other.
+    #[must_use]
+    #[inline]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    #[inline]
     const fn number(self) -> usize {
         self.get() as usize
     }
@@ -51,6 +68,9 @@ pub struct SlabOptions {
     pub budget_size: usize,
     /// The pages to ask for.
     pub pages: PageKind,
+    /// The first so many bytes have plain pages whatever `pages` says: as long as a slab is small, the rest of a huge
+    /// page would be a good part of it.
+    pub plain_size: usize,
     /// The NUMA node to take the memory from, where the caller cares; a node that cannot be had is no error.
     pub node: Option<u32>,
     /// Whether an arena is resident as soon as it is mapped. [`Slab::prepare`] is the finer way.
@@ -63,9 +83,12 @@ impl SlabOptions {
     /// At most `budget_size` bytes of blocks, in such pages, on any node, resident where touched, in nobody's account.
     #[must_use]
     pub const fn new(budget_size: usize, pages: PageKind) -> Self {
-        Self { budget_size, pages, node: None, prefault: false, budget: None }
+        Self { budget_size, pages, plain_size: 0, node: None, prefault: false, budget: None }
     }
 }
+
+/// Bytes that [`Slab::prepare_ahead`] asks for at once, of plain pages.
+const AHEAD_SIZE: usize = 128 * 1024;
 
 /// Blocks of `BLOCK_SIZE` bytes, at most as many as the budget pays for.
 #[derive(Debug)]
@@ -83,6 +106,9 @@ pub struct Slab<const BLOCK_SIZE: usize> {
     arenas: Vec<Arena>,
     options: SlabOptions,
     owners: Owners,
+    ahead: Ahead,
+    /// Bytes of the piece that was made resident ahead last.
+    ahead_size: usize,
 }
 
 impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
@@ -108,6 +134,8 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
             arenas: Vec::new(),
             options,
             owners: Owners::default(),
+            ahead: Ahead::default(),
+            ahead_size: AHEAD_SIZE,
         }
     }
 
@@ -171,11 +199,35 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         Ok(count.min(free_count + wanted - self.fresh_count))
     }
 
+    /// Has the memory of the next new blocks made resident by another thread, a piece at a time: 128 KiB of plain pages,
+    /// or a huge page. Returns at once, and is meant to be called often, with every few takes: between a quarter of a
+    /// piece and one and a quarter are ahead then, and neither a take nor the first write faults. Nothing happens where
+    /// the budget or the system has no more.
+    pub fn prepare_ahead(&mut self) {
+        let first = self.prepared_count.max(self.fresh_count);
+        if (first - self.fresh_count) * BLOCK_SIZE >= self.ahead_size / 4 || self.ahead.is_busy() {
+            return;
+        }
+        if first == self.mapped_count && self.map_more().is_err() {
+            return;
+        }
+        let (number, first_of_arena, end_of_arena) = self.arena_of(first);
+        let arena = &self.arenas[number];
+        let offset = (first - first_of_arena) * BLOCK_SIZE;
+        let size_max = (end_of_arena - first_of_arena) * BLOCK_SIZE;
+        self.ahead_size = if arena.got() == Got::Plain { AHEAD_SIZE } else { HUGE_PAGE_SIZE };
+        let end = (offset + BLOCK_SIZE).next_multiple_of(self.ahead_size).min(size_max);
+        self.ahead.ask(arena.mapping(), offset, end - offset);
+        // The blocks that are whole in what was asked for.
+        self.prepared_count = first_of_arena + end / BLOCK_SIZE;
+    }
+
     /// Forgets all blocks and returns their memory to the system.
     pub fn clear(&mut self) {
         self.chunks.clear();
         self.arenas.clear();
         self.owners.leave_all();
+        self.ahead.forget();
         self.free_head = NONE;
         (self.fresh_count, self.taken_count, self.mapped_count, self.prepared_count) = (0, 0, 0, 0);
     }
@@ -200,6 +252,43 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
     pub fn block_mut(&mut self, id: BlockId) -> &mut [u8; BLOCK_SIZE] {
         self.owners.check(id);
         self.bytes_mut(id.number())
+    }
+
+    /// Has the cache line with byte `offset` of a block brought near; what `offset` is beyond the block does no harm.
+    ///
+    /// # Panics
+    /// As [`Slab::block`].
+    #[inline]
+    pub fn prefetch(&self, id: BlockId, offset: usize) {
+        self.owners.check(id);
+        let line = self.start(id.number()).as_ptr().wrapping_add(offset);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: 1. A prefetch reads nothing that the program sees and never faults, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+        }
+        #[cfg(all(target_arch = "aarch64", not(miri)))]
+        // SAFETY: 1. As above. 2. The instruction changes neither registers, flags, stack nor memory.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, readonly, preserves_flags));
+        }
+        #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+        let _ = line;
+    }
+
+    /// The present id of the block with this number, for owners that count their blocks themselves; `None` when there
+    /// never was one.
+    #[must_use]
+    #[inline]
+    pub(crate) fn id_of(&self, number: usize) -> Option<BlockId> {
+        (number < self.fresh_count).then(|| self.owners.id(number as u32))
+    }
+
+    /// Blocks that were handed out at least once.
+    #[must_use]
+    #[inline]
+    pub(crate) fn fresh_count(&self) -> usize {
+        self.fresh_count
     }
 
     /// Blocks in use.
@@ -274,7 +363,8 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         if count == 0 {
             return Ok(());
         }
-        let SlabOptions { pages, node, prefault, budget, .. } = self.options.clone();
+        let SlabOptions { pages, plain_size, node, prefault, budget, .. } = self.options.clone();
+        let pages = if self.mapped_count * BLOCK_SIZE < plain_size { PageKind::Plain } else { pages };
         let arena = Arena::with(ArenaOptions { size: count * BLOCK_SIZE, pages, node, prefault, budget });
         if let Err(ArenaError::Map(_)) = arena {
             // The system has less than the budget: what there is, is the budget from now on.

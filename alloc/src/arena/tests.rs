@@ -7,7 +7,7 @@ impl Arena {
     pub(crate) fn resident_page_count(&self) -> usize {
         let mut pages = vec![0_u8; self.size / PAGE.get()];
         // SAFETY: 1. The range is the arena's mapping, page aligned. 2. `pages` has a byte for each of its pages.
-        let result = unsafe { libc::mincore(self.start.as_ptr().cast(), self.size, pages.as_mut_ptr()) };
+        let result = unsafe { libc::mincore(self.start().as_ptr().cast(), self.size, pages.as_mut_ptr()) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
         pages.iter().filter(|page| **page & 1 == 1).count()
     }
