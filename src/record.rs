@@ -241,7 +241,7 @@ impl Record<'_> {
 }
 
 /// Size of a record in 8 bits: never too short and at most 1/8 too long (see FORMAT.md).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SizeClass(pub u8);
 
 impl SizeClass {

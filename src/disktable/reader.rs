@@ -244,6 +244,6 @@ impl Summary {
     /// The index entry of a value record in the table of `slot`.
     #[must_use]
     pub const fn entry(&self, slot: u32) -> Entry {
-        Entry { pointer: Pointer { slot, offset: self.offset }, class: self.class, expiry: self.expiry }
+        Entry::new(Pointer { slot, offset: self.offset }, self.class, self.expiry)
     }
 }

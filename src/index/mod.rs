@@ -1,79 +1,178 @@
 //! The slab-packed index: where the newest record of each key lies.
 //!
-//! A directory, indexed by the top bits of the hash, names segments. A segment holds up to
-//! [`SEGMENT_ENTRY_COUNT_MAX`] entries, ordered by hash and packed into a rope of equal slab blocks of 16 entries;
-//! all blocks but a segment's last are full. When a segment is full it is split in two by the next bit of the hash;
-//! nothing else moves, and nothing ever doubles but the directory of 4-byte numbers.
+//! A hash table of *segments*, which are chosen by the first bits of the hash. There are as many segments as the entries
+//! need, by linear hashing (Litwin 1980): when the mean length of a segment goes beyond a bound, the segment whose turn
+//! it is is split by the next bit of the hash, and when it falls far below, the last two halves are merged. So no
+//! directory is needed, nothing ever doubles, and the bytes per key are the same at every moment of the growth.
 //!
-//! Hashes are uniform, so the place of an entry in its segment is guessed from the hash and is off by a few entries
-//! only.
+//! The entries of a segment are packed into equal slab blocks, in the order of their hashes ([`rope`]). Its head, a row
+//! of 512 bytes, holds the number of entries in each of its 512 *buckets* ([`row`]), which are chosen by the next bits of the
+//! hash: so the place of a hash is computed from the head, its own bits up to there are implied, and what is compared are
+//! the few entries of its bucket. A lookup waits for memory twice: for the head, of which three lines are asked for at
+//! once, and for the entry.
 //!
-//! **Invariants** (checked by [`Index::invariants`]):
-//! - Each entry's identity is the whole 160-bit digest: 19 bytes are stored, the first byte of the hash is implied by
-//!   the directory, which is never coarser than 8 bits. So a match *is* the key, and no write ever has to read the
-//!   disk to know what it replaces.
+//! Chance gives a segment more than its head has room for about once in a billion times, and a test may want to. Such
+//! entries *overflow* into a small ordered map, so that nothing depends on how hashes are spread but time.
+//!
+//! **Invariants** (checked by [`SlabIndex::invariants`]):
+//! - Each entry's identity is the whole 160-bit digest (96 bits in the dense layout): what is not stored is implied. So
+//!   a match *is* the key, and no write ever has to read the disk to know what it replaces.
 //! - The order of entries within a segment is strict: no digest is there twice.
-//! - Memory is the slab's, bounded by its budget; an insert that does not fit is [`Full`], and changes nothing.
+//! - All blocks of a segment but one are full.
+//! - Memory is the slabs', bounded by the budget; an insert that does not fit is [`Full`], and changes nothing.
 
+mod batch;
+mod build;
 mod entry;
-mod segment;
+mod grow;
+mod rope;
+mod row;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use dma_alloc::{PageKind, Slab};
+use std::collections::BTreeMap;
 
+use dma_alloc::{PageKind, Rows, Slab, SlabOptions};
+
+pub use build::BuildError;
+use entry::{Addressing, Format, Hash, pack, unpack};
 pub use entry::{Entry, Pointer};
-use entry::{Hash, Layout, RawEntry};
-use segment::{BLOCK_SIZE, Position, Segment};
+use rope::Rope;
+use rope::View;
+use row::{BUCKET_BITS, BUCKET_LEN_MAX, Run};
+pub use walk::Cursor;
 
 use crate::clock::Seconds;
 use crate::digest::Digest;
 use crate::limits::TABLE_COUNT_MAX;
+use crate::record::SizeClass;
 
-pub use entry::ENTRY_SIZE;
+/// The index of a store: 28 bytes an entry, the whole identity.
+pub type Index = SlabIndex<28, 1792, 512>;
+/// The same in 19 bytes an entry, with 96 bits of identity, for stores of many small records.
+pub type DenseIndex = SlabIndex<19, 1216, 576>;
 
-/// Entries at which a segment is split.
-pub const SEGMENT_ENTRY_COUNT_MAX: usize = 512;
-/// Bits of the hash that the directory always resolves: they are not stored.
-const DEPTH_MIN: u32 = 8;
-/// The directory is never finer than this; segments beyond it grow instead of being split.
-const DEPTH_MAX: u32 = 28;
-
-/// Part of the budget that goes to blocks; the heads of segments and the directory take the rest.
-const BLOCKS_PERCENT: usize = 97;
+/// Segments that there are at least: their number's bits and a bucket's are the hash bits that no entry stores.
+const LEVEL_MIN: u32 = entry::IMPLIED_BITS - BUCKET_BITS;
+/// Segments are not split any further: as many hash bits choose one.
+const LEVEL_MAX: u32 = 36;
 
 /// The memory budget has no room for one more entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the index has used its memory budget")]
 pub struct Full;
 
-/// Digest to place on disk, for one shard.
+/// Digest to place on disk, for one shard: entries of `WIDTH` bytes in blocks of `BLOCK` bytes, heads of `ROW` bytes.
 #[derive(Debug)]
-pub struct Index {
-    slab: Slab<BLOCK_SIZE>,
-    segments: Vec<Segment>,
-    directory: Vec<u32>,
-    /// The directory has `1 << depth` places.
-    depth: u32,
+pub struct SlabIndex<const WIDTH: usize, const BLOCK: usize, const ROW: usize> {
+    blocks: Slab<BLOCK>,
+    rows: Rows<ROW>,
+    /// There are `1 << level` segments, and `split_count` of them are split in two.
+    level: u32,
+    split_count: usize,
     entry_count: usize,
-    layout: Layout,
+    addressing: Addressing,
+    overflow: BTreeMap<Hash, [u8; WIDTH]>,
+    scratch: Scratch,
 }
 
-impl Index {
-    /// An empty index that uses at most `budget_size` bytes for its entries; pointers are into tables of `table_size`
-    /// bytes.
+/// Memory of a split, kept so that none has to be allocated.
+#[derive(Debug, Default)]
+struct Scratch {
+    entries: Vec<u8>,
+    buckets: Vec<u16>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.buckets.clear();
+    }
+}
+
+/// A segment: its row, and how many bits of the hash choose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segment {
+    row: usize,
+    depth: u32,
+}
+
+impl Segment {
+    #[inline]
+    fn bucket(self, prefix: u64) -> usize {
+        (prefix << self.depth >> (64 - BUCKET_BITS)) as usize
+    }
+
+    /// The first bits of all its hashes.
+    fn prefix(self) -> u64 {
+        (self.row as u64).reverse_bits() >> (64 - self.depth) << (64 - self.depth)
+    }
+}
+
+/// Where a hash is, or would be.
+#[derive(Clone, Copy, Debug)]
+enum Position {
+    /// It is the entry with this number.
+    At(usize, Run),
+    /// It belongs before the entry with this number.
+    Before(usize, Run),
+}
+
+/// The mean length of segments whose greatest is `len_max`: before a segment is split it has twice as many, give or take
+/// what chance does. Six standard deviations are left for that.
+const fn len_mean(len_max: usize) -> usize {
+    let mut double = 0usize;
+    while double + 1 + 6 * (double + 1).isqrt() <= len_max {
+        double += 1;
+    }
+    double / 2
+}
+
+/// Bytes of an entry that has overflowed: about what a `BTreeMap` takes for it.
+const OVERFLOW_ENTRY_SIZE: usize = 96;
+impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, BLOCK, ROW> {
+    const PER_BLOCK: usize = rope::per_block(WIDTH, BLOCK);
+    /// Most entries of a segment.
+    const LEN_MAX: usize = row::block_count_max(ROW) * Self::PER_BLOCK;
+    /// Mean number of entries of a segment, once there are enough of them.
+    const LEN_MEAN: usize = len_mean(Self::LEN_MAX);
+    const FORMAT: Format = Format::of(WIDTH);
+    /// Bytes of blocks that lie in plain pages. Beyond that the rest of a huge page is a small part of the whole, which
+    /// leaves a key within the bytes that it may cost; and lookups take a quarter less time where the TLB reaches.
+    const PLAIN_BLOCKS_SIZE: usize = if Self::FORMAT.is_dense() { 320 << 20 } else { 160 << 20 };
+    /// The same of rows, which are fewer.
+    const PLAIN_ROWS_SIZE: usize = Self::PLAIN_BLOCKS_SIZE / 32;
+
+    /// Bytes that an entry takes itself.
+    pub const ENTRY_SIZE: usize = WIDTH;
+    /// The largest size class of an entry.
+    pub const CLASS_MAX: SizeClass = Self::FORMAT.class_max();
+
+    /// An empty index that uses at most `budget_size` bytes; pointers are into tables of `table_size` bytes.
     ///
     /// # Panics
     /// When `table_size` is not a power of two.
     #[must_use]
     pub fn new(budget_size: usize, table_size: usize) -> Self {
+        // What a segment takes: its row, its entries, and half a block that is free.
+        let segment_size = ROW + Self::LEN_MEAN * WIDTH + BLOCK / 2;
+        let row_count = (budget_size / segment_size).max(1 << LEVEL_MIN);
+        let blocks = SlabOptions {
+            plain_size: Self::PLAIN_BLOCKS_SIZE,
+            ..SlabOptions::new(budget_size.saturating_sub(row_count * ROW), PageKind::Huge)
+        };
+        let rows =
+            SlabOptions { plain_size: Self::PLAIN_ROWS_SIZE, ..SlabOptions::new(row_count * ROW, PageKind::Huge) };
         let mut index = Self {
-            slab: Slab::new(budget_size / 100 * BLOCKS_PERCENT, PageKind::Plain),
-            segments: Vec::new(),
-            directory: Vec::new(),
-            depth: DEPTH_MIN,
+            blocks: Slab::with(blocks),
+            rows: Rows::with(rows),
+            level: LEVEL_MIN,
+            split_count: 0,
             entry_count: 0,
-            layout: Layout::new(table_size),
+            addressing: Addressing::new(table_size),
+            overflow: BTreeMap::new(),
+            scratch: Scratch::default(),
         };
         index.clear();
         index
@@ -82,7 +181,7 @@ impl Index {
     /// Slots that pointers can name with tables of `table_size` bytes.
     #[must_use]
     pub fn slot_count_max(table_size: usize) -> usize {
-        Layout::new(table_size).slot_count_max().min(TABLE_COUNT_MAX)
+        Addressing::new(table_size).slot_count_max(Self::FORMAT).min(TABLE_COUNT_MAX)
     }
 
     /// Number of entries, expired ones that nobody has met yet included.
@@ -97,141 +196,248 @@ impl Index {
         self.entry_count == 0
     }
 
-    /// Bytes of memory in use, exact to the slab block, plus the directory and the segments' heads.
+    /// Bytes of memory in use: blocks and rows that were touched or made resident ahead, exact to one of them, and what
+    /// little has overflowed.
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        let heads: usize = self.segments.iter().map(Segment::head_size).sum();
-        self.slab.touched_size() + heads + self.directory.capacity() * size_of::<u32>()
+        self.blocks.touched_size() + self.rows.touched_size() + self.overflow.len() * OVERFLOW_ENTRY_SIZE
     }
 
-    /// Entries that fit the budget, about: with blocks as full as they are on the average.
+    /// Entries that fit the budget, about: half a block of a segment is free on the average.
     #[must_use]
     pub fn entry_count_max(&self) -> usize {
-        self.slab.block_count_max() * segment::ENTRIES_PER_BLOCK / 100 * 95
+        let per_segment = Self::LEN_MEAN + Self::PER_BLOCK / 2;
+        self.blocks.block_count_max() * Self::PER_BLOCK / per_segment * Self::LEN_MEAN
     }
 
     /// Whether a good number of new entries is sure to fit.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        let free_count = self.slab.block_count_max() - self.slab.taken_count();
-        free_count > self.slab.block_count_max() / 64
+        let free_count = self.blocks.block_count_max() - self.blocks.taken_count();
+        free_count > self.blocks.block_count_max() / 64
     }
 
     /// The entry of `digest`, expired or not.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<Entry> {
         let hash = Hash::of(digest);
-        let segment = &self.segments[self.segment_of(hash)];
-        match segment.find(&self.slab, hash) {
-            Position::At(place) => Some(segment.entry(&self.slab, place).unpack(self.layout)),
-            Position::Before(_) => None,
-        }
+        let segment = self.segment_of(hash.prefix());
+        self.prefetch_lines(segment, hash.prefix());
+        let run = row::run(self.rows.row(segment.row), segment.bucket(hash.prefix()));
+        self.lookup_in(segment, run, &hash).map(|packed| unpack(&packed, self.addressing))
     }
 
     /// Puts `entry` in the place of what `digest` had, and returns that.
     ///
     /// # Errors
     /// [`Full`], when the entry is new and the budget is spent; nothing has changed then.
+    ///
+    /// # Panics
+    /// When the entry's slot or class is beyond [`Self::slot_count_max`] or [`Self::CLASS_MAX`].
     pub fn upsert(&mut self, digest: &Digest, entry: Entry) -> Result<Option<Entry>, Full> {
         let hash = Hash::of(digest);
-        let raw = RawEntry::pack(hash, entry, self.layout);
-        let number = self.segment_of(hash);
-        let segment = &mut self.segments[number];
-        match segment.find(&self.slab, hash) {
-            Position::At(place) => {
-                let old = segment.entry(&self.slab, place).unpack(self.layout);
-                segment.overwrite(&mut self.slab, place, raw);
+        let packed = pack(&hash, entry, self.addressing);
+        let segment = self.segment_of(hash.prefix());
+        match self.find_to_change(segment, &hash) {
+            Position::At(position, _) => {
+                let old = unpack(self.packed(segment, position), self.addressing);
+                self.rope(segment).overwrite(position, &packed);
                 Ok(Some(old))
             }
-            Position::Before(place) => {
-                segment.insert(&mut self.slab, place, raw)?;
-                self.entry_count += 1;
-                if self.segments[number].len() > SEGMENT_ENTRY_COUNT_MAX {
-                    self.split(hash);
+            Position::Before(position, run) => {
+                if let Some(old) = self.overflowed_mut(segment, &hash) {
+                    let old = std::mem::replace(old, packed);
+                    return Ok(Some(unpack(&old, self.addressing)));
                 }
+                self.insert(segment, &hash, position, run, &packed)?;
+                self.grow_if_due();
                 Ok(None)
             }
         }
     }
 
+    /// Changes the entry of `digest` where it lies, and returns it as it was; `None` when there is none.
+    ///
+    /// # Panics
+    /// As [`Self::upsert`].
+    pub fn modify(&mut self, digest: &Digest, change: impl FnOnce(&mut Entry)) -> Option<Entry> {
+        let hash = Hash::of(digest);
+        let addressing = self.addressing;
+        let segment = self.segment_of(hash.prefix());
+        let changed = |old: &[u8; WIDTH]| {
+            let old = unpack(old, addressing);
+            let mut entry = old;
+            change(&mut entry);
+            (old, pack(&hash, entry, addressing))
+        };
+        if let Position::At(position, _) = self.find(segment, &hash) {
+            let (old, packed) = changed(self.packed(segment, position));
+            self.rope(segment).overwrite(position, &packed);
+            return Some(old);
+        }
+        let place = self.overflowed_mut(segment, &hash)?;
+        let (old, packed) = changed(place);
+        *place = packed;
+        Some(old)
+    }
+
     /// Changes the expiry of an entry; returns the entry as it was.
     pub fn set_expiry(&mut self, digest: &Digest, expiry: Seconds) -> Option<Entry> {
-        let old = self.get(digest)?;
-        self.upsert(digest, Entry { expiry, ..old }).ok().flatten()
+        self.modify(digest, |entry| entry.expiry = expiry)
+    }
+
+    /// Points `digest` elsewhere if it still points at exactly `pointer`; says whether it did.
+    pub fn replace_at(&mut self, digest: &Digest, pointer: Pointer, entry: Entry) -> bool {
+        let old = self.modify(digest, |present| {
+            if present.pointer == pointer {
+                *present = entry;
+            }
+        });
+        old.is_some_and(|old| old.pointer == pointer)
     }
 
     /// Removes and returns the entry of `digest`.
     pub fn remove(&mut self, digest: &Digest) -> Option<Entry> {
+        self.remove_if(digest, |_| true)
+    }
+
+    /// Removes and returns the entry of `digest` if it still points at exactly `pointer`.
+    pub fn remove_at(&mut self, digest: &Digest, pointer: Pointer) -> Option<Entry> {
+        self.remove_if(digest, |entry| entry.pointer == pointer)
+    }
+
+    fn remove_if(&mut self, digest: &Digest, may: impl FnOnce(Entry) -> bool) -> Option<Entry> {
         let hash = Hash::of(digest);
-        let number = self.segment_of(hash);
-        let segment = &mut self.segments[number];
-        match segment.find(&self.slab, hash) {
-            Position::At(place) => {
-                let old = segment.remove(&mut self.slab, place).unpack(self.layout);
-                self.entry_count -= 1;
-                Some(old)
-            }
-            Position::Before(_) => None,
+        let segment = self.segment_of(hash.prefix());
+        let found = self.find_to_change(segment, &hash);
+        let old = match found {
+            Position::At(position, _) => *self.packed(segment, position),
+            Position::Before(..) => *self.overflowed_mut(segment, &hash)?,
+        };
+        let old = unpack(&old, self.addressing);
+        if !may(old) {
+            return None;
         }
+        if let Position::At(position, run) = found {
+            self.rope(segment).remove(position);
+            row::subtract(self.rows.row_mut(segment.row), run.bucket);
+        } else {
+            self.remove_overflowed(segment, &hash);
+        }
+        self.entry_count -= 1;
+        self.shrink_if_due();
+        Some(old)
     }
 
     /// Removes every entry that `keep` says no to. Walks the whole index.
     pub fn retain(&mut self, mut keep: impl FnMut(Entry) -> bool) {
-        let layout = self.layout;
-        for segment in &mut self.segments {
-            self.entry_count -= segment.retain(&mut self.slab, |raw| keep(raw.unpack(layout)));
+        let addressing = self.addressing;
+        for row in 0..self.rows.len() {
+            self.retain_in(Segment { row, depth: 0 }, |packed| keep(unpack(packed, addressing)));
         }
+        self.retain_overflowed(|packed| keep(unpack(packed, addressing)));
+        while self.shrink_if_due() {}
     }
 
     /// Removes all entries and gives their memory back to the system.
     pub fn clear(&mut self) {
-        self.slab.clear();
-        self.depth = DEPTH_MIN;
-        self.entry_count = 0;
-        self.segments = (0..1u32 << DEPTH_MIN).map(|_| Segment::new(DEPTH_MIN)).collect();
-        self.directory = (0..1u32 << DEPTH_MIN).collect();
+        self.blocks.clear();
+        self.rows.clear();
+        self.overflow.clear();
+        (self.level, self.split_count, self.entry_count) = (LEVEL_MIN, 0, 0);
+        for _ in 0..1 << LEVEL_MIN {
+            assert!(self.rows.push(), "the first rows are always paid for, and the system has memory for them");
+        }
+        self.blocks.prepare_ahead();
     }
 
-    fn segment_of(&self, hash: Hash) -> usize {
-        self.directory[hash.prefix(self.depth)] as usize
+    /// The segment of hashes that begin like `prefix`. Linear hashing (Litwin 1980) by the first bits: segments are
+    /// numbered by their bits in reverse, so that the upper half of a segment becomes one at the end.
+    #[inline]
+    fn segment_of(&self, prefix: u64) -> Segment {
+        let bits = prefix.reverse_bits();
+        let row = (bits & ((1 << self.level) - 1)) as usize;
+        if row >= self.split_count {
+            return Segment { row, depth: self.level };
+        }
+        Segment { row: (bits & ((2 << self.level) - 1)) as usize, depth: self.level + 1 }
     }
 
-    /// Splits the segment of `hash` by the next bit. Leaves it longer than usual when there is no block to spare or
-    /// no bit left.
-    fn split(&mut self, hash: Hash) {
-        let number = self.segment_of(hash);
-        let depth = self.segments[number].depth();
-        if depth == DEPTH_MAX {
-            return;
-        }
-        let Some(upper) = self.segments[number].split(&mut self.slab) else { return };
-        if depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|segment| [*segment, *segment]).collect();
-            self.depth += 1;
-        }
-        let span = 1usize << (self.depth - depth);
-        let start = hash.prefix(self.depth) & !(span - 1);
-        let upper_number = u32::try_from(self.segments.len()).expect("fewer segments than directory places");
-        self.segments.push(upper);
-        self.directory[start + span / 2..start + span].fill(upper_number);
+    /// Finds a hash among the entries of its segment that have not overflowed.
+    #[inline]
+    fn find(&self, segment: Segment, hash: &Hash) -> Position {
+        self.find_in(segment, row::run(self.rows.row(segment.row), segment.bucket(hash.prefix())), hash)
     }
 
-    /// Checks every invariant of the module; for tests.
-    ///
-    /// # Panics
-    /// When one does not hold.
-    pub fn invariants(&self) {
-        assert_eq!(self.directory.len(), 1 << self.depth);
-        let mut seen = vec![0usize; self.segments.len()];
-        for (place, number) in self.directory.iter().enumerate() {
-            let segment = &self.segments[*number as usize];
-            seen[*number as usize] += 1;
-            segment.invariants(&self.slab, place >> (self.depth - segment.depth()));
+    /// As [`Self::find`], and asks for all that an insert or a removal there will need while it waits for the entries.
+    #[inline]
+    fn find_to_change(&self, segment: Segment, hash: &Hash) -> Position {
+        self.prefetch_lines(segment, hash.prefix());
+        let view = self.view(segment);
+        let run = row::run(view.row, segment.bucket(hash.prefix()));
+        if run.len > 0 {
+            let (block, at) = view.locate(run.start);
+            self.blocks.prefetch(block, at);
         }
-        for (segment, places) in self.segments.iter().zip(&seen) {
-            assert_eq!(*places, 1 << (self.depth - segment.depth()), "a segment of depth {}", segment.depth());
+        view.prefetch_moves(run.start);
+        self.find_in(segment, run, hash)
+    }
+
+    /// Finds a hash in its bucket.
+    #[inline]
+    fn find_in(&self, segment: Segment, run: Run, hash: &Hash) -> Position {
+        let view = self.view(segment);
+        for position in run.start..run.start + run.len {
+            match hash.compare(view.entry(position)) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => return Position::At(position, run),
+                std::cmp::Ordering::Greater => return Position::Before(position, run),
+            }
         }
-        assert_eq!(self.segments.iter().map(Segment::len).sum::<usize>(), self.entry_count);
-        assert_eq!(self.segments.iter().map(Segment::block_count).sum::<usize>(), self.slab.taken_count());
+        Position::Before(run.start + run.len, run)
+    }
+
+    #[inline]
+    fn lookup_in(&self, segment: Segment, run: Run, hash: &Hash) -> Option<[u8; WIDTH]> {
+        if let Position::At(position, _) = self.find_in(segment, run, hash) {
+            return Some(*self.packed(segment, position));
+        }
+        if row::overflow(self.rows.row(segment.row)) == 0 {
+            return None;
+        }
+        self.overflow.get(&Self::overflow_key(hash)).copied()
+    }
+
+    #[inline]
+    fn packed(&self, segment: Segment, position: usize) -> &[u8; WIDTH] {
+        self.view(segment).entry(position)
+    }
+
+    #[inline]
+    fn view(&self, segment: Segment) -> View<'_, WIDTH, BLOCK, ROW> {
+        View { slab: &self.blocks, row: self.rows.row(segment.row) }
+    }
+
+    #[inline]
+    fn rope(&mut self, segment: Segment) -> Rope<'_, WIDTH, BLOCK, ROW> {
+        Rope { slab: &mut self.blocks, row: self.rows.row_mut(segment.row) }
+    }
+
+    fn insert(
+        &mut self,
+        segment: Segment,
+        hash: &Hash,
+        position: usize,
+        run: Run,
+        packed: &[u8; WIDTH],
+    ) -> Result<(), Full> {
+        if row::len(self.rows.row(segment.row)) == Self::LEN_MAX || run.len == BUCKET_LEN_MAX {
+            self.insert_overflowing(segment, hash, packed)?;
+        } else {
+            self.rope(segment).insert(position, packed)?;
+            row::add(self.rows.row_mut(segment.row), run.bucket);
+        }
+        self.entry_count += 1;
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use dma_alloc::PoolClass;
 use super::StoreOptions;
 use super::open::table_size_for;
 use crate::error::OpenError;
-use crate::index::ENTRY_SIZE;
+use crate::index::Index;
 use crate::io::Io;
 use crate::limits::{
     BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, KIB, PAGE_SIZE, READ_MEMORY_SIZE_MAX, TABLE_SIZE_MAX,
@@ -64,7 +64,7 @@ impl MemoryPlan {
         if rest < total / 4 {
             return Err(OpenError::Memory { budget: total, buffers });
         }
-        let entry = ENTRY_SIZE + ENTRY_SLACK;
+        let entry = Index::ENTRY_SIZE + ENTRY_SLACK;
         let by_index = rest / (entry + SUMMARY_MEMORY / INDEX_PARTS) / INDEX_PARTS;
         let by_table = table_size / record_size(1, 0).next_multiple_of(16);
         let summary_count_max = by_index.min(by_table).max(SUMMARY_COUNT_MIN);
@@ -139,7 +139,10 @@ mod tests {
             let sum = plan.block_size * plan.block_count + plan.large + plan.reads + plan.summaries + plan.index;
             assert!(sum <= plan.total, "{plan:?}");
             assert!(plan.index * 2 >= plan.total || total < 64, "{plan:?}");
-            assert!(plan.summary_count_max * INDEX_PARTS <= plan.index / ENTRY_SIZE + SUMMARY_COUNT_MIN * INDEX_PARTS);
+            assert!(
+                plan.summary_count_max * INDEX_PARTS
+                    <= plan.index / Index::ENTRY_SIZE + SUMMARY_COUNT_MIN * INDEX_PARTS
+            );
         }
     }
 

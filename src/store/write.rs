@@ -264,7 +264,7 @@ impl<F> State<F> {
         let size = draft.size();
         self.make_room(size, self.table_size / TOMBSTONE_PARTS)?;
         let pointer = self.next_pointer(size);
-        let entry = Entry { pointer, class: SizeClass::of(size), expiry: draft.expiry };
+        let entry = Entry::new(pointer, SizeClass::of(size), draft.expiry);
         if self.point(draft.digest, entry) == Err(Full) {
             return Err(self.index_is_full());
         }

@@ -471,7 +471,7 @@ fn the_index_keeps_its_budget() {
         loop {
             let digest = crate::digest::Digest::of(&[1; 16], &count.to_le_bytes());
             let pointer = crate::index::Pointer { slot: 1, offset: 4096 };
-            let entry = crate::index::Entry { pointer, class: crate::record::SizeClass(3), expiry: 0 };
+            let entry = crate::index::Entry::new(pointer, crate::record::SizeClass(3), 0);
             if index.upsert(&digest, entry).is_err() {
                 break;
             }
