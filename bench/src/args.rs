@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::connection::Address;
+use crate::index::{Kind, Part};
 use crate::load::{Length, Plan};
 use crate::parse::{self, CpuList, Shape, Target};
 use crate::random::mix;
 use crate::workload::{KEY_DIGITS, KeyOrder, Keys, Values, Workload};
 
-/// Load generator and comparisons for servers that speak memcached's text protocol.
+/// Load generator and comparisons for servers that speak memcached's text protocol, and benchmarks of dmacached's index.
 #[derive(Debug, Parser)]
 #[command(name = "dmabench", version)]
 pub(crate) struct Arguments {
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Load(LoadArguments),
     /// Run the same loads against several running servers in turn, and print the medians side by side
     Compare(CompareArguments),
+    /// Measure dmacached's index next to other maps, without a server
+    Index(IndexArguments),
 }
 
 /// What both subcommands take.
@@ -139,6 +142,91 @@ pub(crate) struct CompareArguments {
     pub(crate) common: CommonArguments,
 }
 
+/// `dmabench index`.
+#[derive(Debug, Args)]
+pub(crate) struct IndexArguments {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) mode: IndexMode,
+}
+
+/// The subcommands of `dmabench index`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IndexMode {
+    /// Memory per key, and the longest insert, while keys come in
+    Grow(GrowArguments),
+    /// CPU time of each operation
+    Speed(SpeedArguments),
+    /// One contender in a process of its own
+    #[command(hide = true)]
+    Child(ChildArguments),
+}
+
+/// What both subcommands of `dmabench index` take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ContenderArguments {
+    /// Number of keys, such as 400k or 50m (millions)
+    #[arg(long, value_name = "N", default_value = "50m", value_parser = parse::index_key_count)]
+    pub(crate) keys: u32,
+    /// What to measure; may be given several times [default: all]
+    #[arg(long = "contender", value_name = "NAME", value_enum)]
+    contenders: Vec<Kind>,
+}
+
+/// `dmabench index grow`.
+#[derive(Debug, Args)]
+pub(crate) struct GrowArguments {
+    /// What both subcommands take
+    #[command(flatten)]
+    pub(crate) common: ContenderArguments,
+    /// How often each contender grows; an insert is called long when it was so every time
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) passes: u32,
+    /// Draw memory per key over the number of keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write the samples
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+}
+
+/// `dmabench index speed`.
+#[derive(Debug, Args)]
+pub(crate) struct SpeedArguments {
+    /// What both subcommands take
+    #[command(flatten)]
+    pub(crate) common: ContenderArguments,
+    /// Digests that cost next to nothing, so that operations overlap, instead of SHA-1 as in a store
+    #[arg(long)]
+    pub(crate) overlapping: bool,
+    /// How often each contender is measured; medians are printed
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+}
+
+/// `dmabench index child`.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArguments {
+    /// The child's part
+    #[arg(value_enum)]
+    pub(crate) part: Part,
+    /// The contender
+    #[arg(value_enum)]
+    pub(crate) kind: Kind,
+    /// Number of keys
+    pub(crate) keys: u32,
+    /// Where the random order begins
+    pub(crate) seed: u64,
+}
+
+impl ContenderArguments {
+    /// The contenders that were asked for, each once.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let is_wanted = |kind: &Kind| self.contenders.is_empty() || self.contenders.contains(kind);
+        Kind::value_variants().iter().copied().filter(is_wanted).collect()
+    }
+}
+
 /// Keys end in ten digits.
 fn key_counts() -> RangedU64ValueParser {
     RangedU64ValueParser::new().range(1..=10u64.pow(KEY_DIGITS as u32))
@@ -213,7 +301,7 @@ mod tests {
         let words = ["dmabench", "load"].into_iter().chain(line.split_whitespace());
         match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Load(arguments) => Ok(arguments.plan()),
-            Command::Compare(_) => Err("another subcommand".to_owned()),
+            Command::Compare(_) | Command::Index(_) => Err("another subcommand".to_owned()),
         }
     }
 
@@ -281,5 +369,21 @@ mod tests {
         };
         assert_eq!((compare.targets.len(), compare.rounds), (2, 3));
         assert_eq!(compare.loads[1], Shape { connection_count: 8, pipeline: 4 });
+    }
+    fn grow(line: &str) -> Result<GrowArguments, String> {
+        let words = ["dmabench", "index", "grow"].into_iter().chain(line.split_whitespace());
+        match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Index(IndexArguments { mode: IndexMode::Grow(arguments) }) => Ok(arguments),
+            _ => Err("another subcommand".to_owned()),
+        }
+    }
+
+    #[test]
+    fn contenders_are_all_or_those_named() {
+        let arguments = grow("").expect("no argument is required");
+        assert_eq!((arguments.common.keys, arguments.common.kinds().as_slice()), (50_000_000, Kind::value_variants()));
+        let arguments = grow("--keys 400k --contender btree --contender full --contender btree").expect("valid");
+        assert_eq!((arguments.common.keys, arguments.common.kinds()), (400_000, vec![Kind::Full, Kind::Btree]));
+        assert!(grow("--contender nothing").is_err() && grow("--keys 10").is_err());
     }
 }

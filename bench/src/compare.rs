@@ -238,7 +238,7 @@ fn column(metric: &Metric, cell: &[Sample], first: &[Sample]) -> String {
 }
 
 /// The middle one, or the mean of the two in the middle; 0 of none.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

@@ -1,14 +1,18 @@
-//! `dmabench`: a load generator for servers that speak memcached's text protocol, and side-by-side comparisons of them.
+//! `dmabench`: a load generator for servers that speak memcached's text protocol, side-by-side comparisons of them, and
+//! benchmarks of dmacached's index.
 //!
 //! Start reading at [`load`], which runs one load against one server. Below it, [`worker`] drives connections with
 //! epoll, [`connection`] moves bytes, [`window`] matches answers with the requests in flight, [`reply`] parses, and
 //! [`workload`] says which keys and values there are. [`compare`] repeats loads and [`report`] prints them.
+//!
+//! [`index`] stands beside all that: no server, no socket, one process per contender.
 
 mod args;
 mod compare;
 mod connection;
 #[cfg(test)]
 mod fake_server;
+mod index;
 mod load;
 mod parse;
 mod phase;
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Load(arguments) => load_once(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Index(arguments) => index::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

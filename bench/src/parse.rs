@@ -133,6 +133,23 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of keys for an index such as `400k` or `50m`, thousands and millions; at least 1000, at most 10^9.
+///
+/// # Errors
+///
+/// A sentence when it is none.
+pub(crate) fn index_key_count(text: &str) -> Result<u32, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1_000u32),
+        None => text.strip_suffix(['m', 'M']).map_or((text, 1), |digits| (digits, 1_000_000)),
+    };
+    let count = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    match count {
+        Some(count @ 1_000..=1_000_000_000) => Ok(count),
+        _ => Err("not a number from 1000 to 1000m".to_owned()),
+    }
+}
+
 /// What keys begin with: printable ASCII without blanks, short enough for the digits that follow.
 ///
 /// # Errors
@@ -222,6 +239,16 @@ mod tests {
         assert_eq!(range("4k-1M"), Ok((4_096, 1_048_576)));
         for bad in ["", "-5", "5-", "9-8", "1g", "1.5k", "129m", "99999999999999999999", "k"] {
             assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn key_counts_of_an_index() {
+        assert_eq!(index_key_count("400k"), Ok(400_000));
+        assert_eq!(index_key_count("50M"), Ok(50_000_000));
+        assert_eq!(index_key_count("1000"), Ok(1_000));
+        for bad in ["", "999", "1001m", "5000m", "5g", "0.5m", "k", "-1k"] {
+            assert!(index_key_count(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,12 +1,6 @@
 //! Random numbers that can be replayed: one stream per connection, each a function of the seed and the stream's number.
 
-/// Spreads every bit of `value` over the whole word (the finalizer of splitmix64). A bijection.
-pub(crate) fn mix(value: u64) -> u64 {
-    let mut word = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
+pub(crate) use dmacached_bench::keys::mix;
 
 /// A xorshift64* generator: fast, and good enough to choose keys. Not for secrets.
 #[derive(Debug, Clone)]

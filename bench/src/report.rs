@@ -249,7 +249,7 @@ mod tests {
         let words = ["dmabench", "load", "--seed", "1"].into_iter().chain(line.split_whitespace());
         match Arguments::parse_from(words).command {
             Command::Load(arguments) => arguments.plan(),
-            Command::Compare(_) => unreachable!("the words say load"),
+            Command::Compare(_) | Command::Index(_) => unreachable!("the words say load"),
         }
     }
 

@@ -34,6 +34,16 @@ impl Latencies {
         self.0.len()
     }
 
+    /// Forgets all latencies, and writes to all memory that counting needs.
+    pub(crate) fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// The mean in microseconds; 0 when none was counted.
+    pub(crate) fn mean_us(&self) -> f64 {
+        self.0.mean() / 1e3
+    }
+
     /// The latency in microseconds that `percent` of all do not exceed; 0 when none was counted.
     pub(crate) fn percentile_us(&self, percent: f64) -> f64 {
         self.0.value_at_percentile(percent) as f64 / 1e3
