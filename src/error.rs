@@ -80,6 +80,13 @@ pub enum OpenError {
         /// The one that was asked for.
         wanted: u32,
     },
+    /// The store was made by a version whose index knows less of each key.
+    #[error("the store in {} was made with the dense index layout, which this dmacached cannot serve: open it with the \
+        version that made it", path.display())]
+    IndexLayout {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Too few tables.
     #[error(
         "a capacity of {capacity} bytes is less than {TABLE_COUNT_MIN} tables of {table_size} bytes: raise \

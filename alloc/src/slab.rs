@@ -205,7 +205,8 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
     /// the budget or the system has no more.
     pub fn prepare_ahead(&mut self) {
         let first = self.prepared_count.max(self.fresh_count);
-        if (first - self.fresh_count) * BLOCK_SIZE >= self.ahead_size / 4 || self.ahead.is_busy() {
+        let is_enough = (first - self.fresh_count) * BLOCK_SIZE >= self.ahead_size / 4;
+        if is_enough || first == self.block_count_max || self.ahead.is_busy() {
             return;
         }
         if first == self.mapped_count && self.map_more().is_err() {

@@ -29,10 +29,17 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         }
     }
 
-    /// Asks for the memory that a lookup, a change or a removal of this digest begins with. Meant for several digests,
-    /// then [`Self::prefetch_entry`] for each of them, then the operations: none of them waits for memory then.
+    /// Asks for the memory that lookups and changes of these digests will need, so that they need not wait for it one after
+    /// the other. Meant for some sixteen: of many, the first may be gone from the cache again when they are used.
+    pub fn prefetch<'d>(&self, digests: impl Iterator<Item = &'d Digest> + Clone) {
+        digests.clone().for_each(|digest| self.prefetch_row(digest));
+        for digest in digests {
+            self.prefetch_run(&Hash::of(digest));
+        }
+    }
+
     #[inline]
-    pub fn prefetch_row(&self, digest: &Digest) {
+    fn prefetch_row(&self, digest: &Digest) {
         let prefix = Hash::of(digest).prefix();
         self.prefetch_lines(self.segment_of(prefix), prefix);
     }
@@ -46,12 +53,6 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         for offset in row::likely_lines(segment.bucket(prefix), len_expected, Self::PER_BLOCK) {
             self.rows.prefetch(segment.row, offset.min(ROW - 1));
         }
-    }
-
-    /// Asks for the entries that a digest is compared with, if there are any.
-    #[inline]
-    pub fn prefetch_entry(&self, digest: &Digest) {
-        self.prefetch_run(&Hash::of(digest));
     }
 
     #[inline]

@@ -53,6 +53,28 @@ pub type Index = SlabIndex<28, 1792, 512>;
 /// The same in 19 bytes an entry, with 96 bits of identity, for stores of many small records.
 pub type DenseIndex = SlabIndex<19, 1216, 576>;
 
+/// Which of the two a store's index is. Its superblock says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// [`Index`].
+    Full = 0,
+    /// [`DenseIndex`].
+    Dense = 1,
+}
+
+impl Layout {
+    /// The layout that a byte of a superblock names.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Full),
+            1 => Some(Self::Dense),
+            _ => None,
+        }
+    }
+}
+
 /// Segments that there are at least: their number's bits and a bucket's are the hash bits that no entry stores.
 const LEVEL_MIN: u32 = entry::IMPLIED_BITS - BUCKET_BITS;
 /// Segments are not split any further: as many hash bits choose one.

@@ -18,6 +18,9 @@ use crate::memtable::TableUse;
 use crate::reclaim::drop_expired;
 use crate::record::Kind;
 
+/// Records whose index entries are fetched at once.
+const AHEAD_COUNT: usize = 16;
+
 /// How far a recovery is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
@@ -205,7 +208,11 @@ impl<F> Replay<'_, F> {
     fn table(&mut self, table: &Found<F>, contents: &Contents) -> Result<(), OpenError> {
         let file = Some(Rc::clone(&table.file));
         self.catalog.insert(table.slot, file, TableState::Sealed, sequence(&table.what));
-        for summary in &contents.summaries {
+        for (number, summary) in contents.summaries.iter().enumerate() {
+            if number % AHEAD_COUNT == 0 {
+                let end = contents.summaries.len().min(number + AHEAD_COUNT);
+                self.index.prefetch(contents.summaries[number..end].iter().map(|summary| &summary.digest));
+            }
             while self.record(table.slot, summary).is_err() {
                 if !self.shard.may_evict || !self.evict_oldest(table.slot) {
                     return Err(OpenError::IndexDoesNotFit(self.shard.directory.to_path_buf()));

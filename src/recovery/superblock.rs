@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::digest::Salt;
 use crate::disktable::format::page_checksum_matches;
 use crate::error::OpenError;
+use crate::index::Layout;
 use crate::io::{Io, PROBE_PREFIX};
 use crate::limits::{FORMAT_VERSION, PAGE_SIZE};
 
@@ -33,6 +34,8 @@ pub struct Superblock {
     pub created: u64,
     /// Whether nobody has used the store since its last clean stop.
     pub clean: bool,
+    /// How much of each key its index knows.
+    pub index_layout: Layout,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -49,9 +52,10 @@ struct RawSuperblock {
     generation: U64,
     created: U64,
     clean: u8,
+    index_layout: u8,
 }
 
-const _: () = assert!(size_of::<RawSuperblock>() == 81);
+const _: () = assert!(size_of::<RawSuperblock>() == 82);
 
 impl Superblock {
     fn encode(&self) -> Vec<u8> {
@@ -67,6 +71,7 @@ impl Superblock {
             generation: U64::new(self.generation),
             created: U64::new(self.created),
             clean: u8::from(self.clean),
+            index_layout: self.index_layout as u8,
         };
         let mut page = raw.as_bytes().to_vec();
         page.resize(PAGE_SIZE, 0);
@@ -101,6 +106,8 @@ impl Superblock {
             generation: raw.generation.get(),
             created: raw.created.get(),
             clean: raw.clean == 1,
+            index_layout: Layout::from_byte(raw.index_layout)
+                .ok_or_else(|| damaged("it names an index layout that this version does not know"))?,
         })
     }
 }
@@ -180,6 +187,7 @@ impl<I: Io> DataDirectory<I> {
             generation: 0,
             created: io.now().into(),
             clean: true,
+            index_layout: Layout::Full,
         })
     }
 
@@ -227,6 +235,9 @@ fn check_geometry(path: &Path, superblock: &Superblock, geometry: Geometry) -> R
     let path = || path.to_path_buf();
     if let Some(wanted) = geometry.table_size.filter(|wanted| *wanted != superblock.table_size) {
         return Err(OpenError::TableSize { path: path(), found: superblock.table_size, wanted });
+    }
+    if superblock.index_layout != Layout::Full {
+        return Err(OpenError::IndexLayout { path: path() });
     }
     if superblock.shard_count != geometry.shard_count {
         let (found, wanted) = (superblock.shard_count, geometry.shard_count);

@@ -138,6 +138,12 @@ impl Parser {
         self.rest = Some(RestOfGet { with_cas, size });
     }
 
+    /// Whether the unparsed bytes begin with a request, as far as is known.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        self.swallow_size == 0 && self.rest.is_none() && !self.is_closed
+    }
+
     /// Nothing more is to be parsed.
     pub fn close(&mut self) {
         self.is_closed = true;

@@ -5,10 +5,11 @@ use dma_alloc::Key;
 use super::connection::Step;
 use super::session::{Answering, Receiving, Session, Waits};
 use super::{INPUT_SIZE_HIGH, Phase, Server};
-use crate::io::ring::socket;
+use crate::io::ring::{RingIo, socket};
 use crate::limits::KEYS_PER_TURN;
 use crate::protocol::Request;
-use crate::shard::{After, Executed, Pause};
+use crate::protocol::text::ahead::keys_ahead;
+use crate::shard::{After, Executed, Pause, Shard};
 use crate::stats::add;
 use crate::store::{Held, Obstacle};
 
@@ -61,8 +62,12 @@ impl Server {
         let bytes = direct.unwrap_or_else(|| input.unparsed());
         let (reads, spares) = (&mut self.reads, &mut self.spares);
         let (mut position, mut count) = (0, 0);
+        let mut announced_count = 0;
         loop {
             let unparsed = &bytes[position..];
+            if announced_count == 0 && parser.is_between_requests() {
+                announced_count = announce(&self.shard, unparsed);
+            }
             if !unparsed.is_empty() && queue.is_full() {
                 return (position, count, Stopped::Waits(Waits::Output));
             }
@@ -114,6 +119,7 @@ impl Server {
                 }
             };
             position += consumed;
+            announced_count = announced_count.saturating_sub(1);
             parser.executed(swallow_size);
         }
     }
@@ -182,4 +188,15 @@ impl Server {
             self.io.ring().cancel_receive(key.to_bits());
         }
     }
+}
+
+/// Announces the keys of the requests at the front of `bytes` to the store, if there are several; returns after how many
+/// requests the next are to be announced.
+fn announce(shard: &Shard<RingIo>, bytes: &[u8]) -> usize {
+    let ahead = keys_ahead(bytes);
+    let keys = ahead.keys();
+    if keys.len() > 1 {
+        shard.store().announce(keys.iter().copied());
+    }
+    keys.len().max(1)
 }

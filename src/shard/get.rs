@@ -9,7 +9,7 @@ use crate::limits::{KEY_SIZE_MAX, KEYS_PER_TURN};
 use crate::protocol::Keys;
 use crate::protocol::text::encode::{Answer, encode_answer, encode_value, encode_value_header};
 use crate::record::Record;
-use crate::store::{DiskRead, Sought};
+use crate::store::{AHEAD_COUNT, DiskRead, Sought};
 
 /// A get of one key whose record must be read first. It holds its key itself, so that nothing is allocated for it.
 pub struct PendingGet<F> {
@@ -67,9 +67,18 @@ impl<I: Io> Shard<I> {
     ) -> Executed<'a, I::File> {
         let mut keys = keys.clone();
         let mut rest = keys.clone();
+        let mut not_announced = 0;
         let mut next = keys.next();
         let mut count = 0;
         while let Some(key) = next {
+            if not_announced == 0 {
+                // `rest` begins with this key. A single one has nothing to wait beside.
+                not_announced = AHEAD_COUNT;
+                if rest.clone().nth(1).is_some() {
+                    self.store.announce(rest.clone());
+                }
+            }
+            not_announced -= 1;
             let digest = self.store.digest(key);
             let append = |record: Record<'_>| self.encode(key, with_cas, &record, answers.buffer());
             match self.store.seek(&digest, key, append) {

@@ -39,6 +39,7 @@
 //! it happen in one call, so operations on a key are serial. Misses, refusals and full disks are
 //! values; an `Err` means that the world failed.
 
+mod ahead;
 mod budget;
 mod flusher;
 mod obstacle;
@@ -57,6 +58,7 @@ use std::time::Duration;
 
 use dma_alloc::Buffer;
 
+pub use ahead::AHEAD_COUNT;
 pub use budget::MemoryPlan;
 pub use obstacle::{DiskRead, Held, Obstacle, Sought};
 pub use write::Condition;
@@ -180,6 +182,7 @@ struct Shared<I: Io> {
     read_buffers: RefCell<Vec<Buffer>>,
     /// Where the new value of an update is made.
     scratch: Cell<Vec<u8>>,
+    announced: ahead::SharedAnnounced,
 }
 
 impl<I: Io> Store<I> {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::ahead::SharedAnnounced;
 use super::budget::MemoryPlan;
 use super::state::State;
 use super::{Shared, Store, StoreOptions, table_count};
@@ -90,6 +91,7 @@ impl<I: Io> Store<I> {
             read_done: Event::default(),
             read_buffers: RefCell::default(),
             scratch: Cell::default(),
+            announced: SharedAnnounced::default(),
         };
         let store = Self { shared: Rc::new(shared) };
         store.shared.shrink().await?;

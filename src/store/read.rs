@@ -23,15 +23,6 @@ const KEPT_BUFFER_COUNT_MAX: usize = 64;
 pub(super) type Transferred = Result<(Buffer, usize), ReadFailed>;
 
 impl<I: Io> Store<I> {
-    /// What `key` is to this store.
-    ///
-    /// # Panics
-    /// When the key is longer than [`KEY_SIZE_MAX`](crate::limits::KEY_SIZE_MAX).
-    #[must_use]
-    pub fn digest(&self, key: &[u8]) -> Digest {
-        Digest::of(&self.shared.salt, key)
-    }
-
     /// Calls `visit` with the record of `key`, where it lies, if that is in memory; otherwise says what is to be read.
     /// Never waits: an absent, deleted or expired record costs no read. `visit` must not use the store.
     pub fn seek<T>(&self, digest: &Digest, key: &[u8], visit: impl FnOnce(Record<'_>) -> T) -> Sought<T, I::File> {

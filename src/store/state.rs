@@ -173,7 +173,9 @@ impl<F> State<F> {
 
     /// Drops a key from the index if it still points at exactly `pointer`.
     pub(super) fn remove_if_at(&mut self, digest: &Digest, pointer: Pointer) -> Option<Entry> {
-        if self.index.get(digest)?.pointer == pointer { self.remove(digest) } else { None }
+        let entry = self.index.remove_at(digest, pointer)?;
+        self.catalog.remove_live(entry.pointer.slot, entry.class);
+        Some(entry)
     }
 
     /// Makes sure that [`Self::append`] has room for a record of `size` bytes. `reserve` bytes more must be left in

@@ -206,3 +206,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn memory_is_prepared_ahead_up_to_the_last_block_of_the_budget() {
+    // None at all, a part of an arena, whole arenas, and some more.
+    let counts = if cfg!(miri) { vec![0, 10] } else { vec![0, 10, 2 * BLOCKS_PER_CHUNK, 9 * BLOCKS_PER_CHUNK + 3] };
+    for (pages, count) in
+        [PageKind::Plain, PageKind::Huge].into_iter().flat_map(|pages| counts.iter().map(move |count| (pages, *count)))
+    {
+        let options = SlabOptions { plain_size: 448 * 3000, ..SlabOptions::new(448 * count, pages) };
+        let mut slab = Slab::<448>::with(options);
+        slab.prepare_ahead();
+        for taken_count in 1..=count {
+            let id = slab.take().expect("the budget pays for it");
+            slab.block_mut(id).fill(7);
+            slab.prepare_ahead();
+            let touched_count = slab.touched_size() / 448;
+            assert!((taken_count..=count).contains(&touched_count), "{touched_count} of {count}");
+            assert!((touched_count - taken_count) * 448 < 2 * HUGE_PAGE_SIZE);
+        }
+        assert_eq!(slab.take(), None);
+        slab.prepare_ahead();
+        // While the other thread may still be at it.
+        slab.clear();
+        slab.prepare_ahead();
+        assert_eq!(slab.take().is_some(), count > 0);
+    }
+}
+
+/// What was asked for becomes resident without a touch.
+#[test]
+#[cfg_attr(miri, ignore)] // It has no such thread.
+fn what_is_prepared_ahead_becomes_resident() {
+    let mut slab = Slab::<4096>::new(4096 * 1000, PageKind::Plain);
+    slab.prepare_ahead();
+    let prepared_count = slab.touched_size() / 4096;
+    assert_eq!(prepared_count, AHEAD_SIZE / 4096);
+    let begun = std::time::Instant::now();
+    while slab.ahead.is_busy() && begun.elapsed().as_secs() < 60 {
+        std::thread::yield_now();
+    }
+    let faults = || {
+        let statistics = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux");
+        statistics.split(' ').nth(9).and_then(|count| count.parse::<u64>().ok()).expect("minor faults")
+    };
+    let before = faults();
+    for _ in 0..prepared_count {
+        let id = slab.take().expect("prepared");
+        slab.block_mut(id)[0] = 1;
+    }
+    assert!(faults() - before < prepared_count as u64 / 2, "{} faults for {prepared_count} pages", faults() - before);
+}
