@@ -21,12 +21,11 @@ pub enum BuildError {
 struct Filling {
     entries: Vec<u8>,
     buckets: Vec<u16>,
-    last: Option<Hash>,
 }
 
 impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, BLOCK, ROW> {
     /// Fills this index, which is empty, with entries that come in the order of [`Self::order`], each digest once. With
-    /// `len_expected` entries, or about as many, each segment is written once.
+    /// `len_expected` entries, or about as many, each segment is written once; many more take longer.
     ///
     /// # Errors
     /// [`BuildError`]; the index is empty then.
@@ -54,37 +53,45 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         self.make_segments(len_expected.div_ceil(Self::LEN_MEAN));
         let mut filling = Filling::default();
         let mut segment = self.segment_of(0);
+        let mut last: Option<Hash> = None;
+        let mut is_too_dense = false;
         for (digest, entry) in sorted {
             let hash = Hash::of(&digest);
-            if filling.last.is_some_and(|last| Self::overflow_key(&last) >= Self::overflow_key(&hash)) {
+            if last.is_some_and(|last| Self::overflow_key(&last) >= Self::overflow_key(&hash)) {
                 return Err(BuildError::Unsorted);
             }
+            last = Some(hash);
             let prefix = hash.prefix();
-            if prefix >> (64 - segment.depth) != segment.prefix() >> (64 - segment.depth) {
+            if !is_too_dense && prefix >> (64 - segment.depth) != segment.prefix() >> (64 - segment.depth) {
                 self.fill(segment, &mut filling)?;
                 segment = self.segment_of(prefix);
             }
+            if !is_too_dense && filling.buckets.len() == Self::LEN_MAX {
+                // More come than were expected. How many it will be, those so far tell; the rest finds segments that
+                // are short enough, and some of them begun.
+                self.fill(segment, &mut filling)?;
+                let part = prefix as f64 / u64::MAX as f64;
+                self.grow_for((self.entry_count as f64 / part) as usize);
+                is_too_dense = true;
+            }
+            if is_too_dense {
+                self.upsert(&digest, entry)?;
+                continue;
+            }
             let packed: [u8; WIDTH] = pack(&hash, entry, self.addressing);
             let bucket = segment.bucket(prefix) as u16;
-            let is_last_full = filling.buckets.iter().rev().nth(BUCKET_LEN_MAX - 1) == Some(&bucket);
-            if filling.buckets.len() == Self::LEN_MAX || is_last_full {
+            if filling.buckets.iter().rev().nth(BUCKET_LEN_MAX - 1) == Some(&bucket) {
                 self.insert_overflowing(segment, &hash, &packed)?;
                 self.entry_count += 1;
             } else {
                 filling.entries.extend_from_slice(&packed);
                 filling.buckets.push(bucket);
             }
-            filling.last = Some(hash);
         }
-        self.fill(segment, &mut filling)?;
-        // When there were more than expected.
-        while self.entry_count > self.rows.len() * Self::LEN_MEAN {
-            let before = self.rows.len();
-            self.grow_if_due();
-            if self.rows.len() == before {
-                break;
-            }
+        if !is_too_dense {
+            self.fill(segment, &mut filling)?;
         }
+        self.grow_for(self.entry_count);
         Ok(())
     }
 
@@ -98,12 +105,8 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
 
     /// Gives a segment what was gathered for it.
     fn fill(&mut self, segment: Segment, filling: &mut Filling) -> Result<(), Full> {
-        let needed = filling.buckets.len().div_ceil(Self::PER_BLOCK);
-        if needed > self.blocks.block_count_max() - self.blocks.taken_count() {
-            return Err(Full);
-        }
         self.blocks.prepare_ahead();
-        self.rope(segment).replace(&filling.entries);
+        self.rope(segment).replace(&filling.entries)?;
         self.set_buckets(segment, &filling.buckets);
         self.entry_count += filling.buckets.len();
         filling.entries.clear();

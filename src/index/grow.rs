@@ -4,8 +4,8 @@
 use std::ops::Bound;
 
 use super::entry::{Hash, hash_bit, pack, unpack};
-use super::row::{self, BUCKET_BITS, BUCKET_COUNT};
-use super::{Full, LEVEL_MAX, LEVEL_MIN, Position, Segment, SlabIndex};
+use super::row::{self, BUCKET_BITS, BUCKET_COUNT, BUCKET_LEN_MAX};
+use super::{Full, LEVEL_MAX, LEVEL_MIN, Position, Scratch, Segment, SlabIndex};
 
 /// Hundredth parts of the memory that entries may take that have overflowed.
 const OVERFLOW_PERCENT: usize = 2;
@@ -24,6 +24,15 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     pub(super) fn shrink_if_due(&mut self) -> bool {
         let is_minimal = self.level == LEVEL_MIN && self.split_count == 0;
         !is_minimal && self.entry_count < self.rows.len() * Self::LEN_MEAN * 5 / 8 && self.merge()
+    }
+
+    /// Splits segments until there are enough for so many entries, or there is no memory for more.
+    pub(super) fn grow_for(&mut self, len: usize) {
+        let mut row_count = 0;
+        while self.rows.len() > row_count && len > self.rows.len() * Self::LEN_MEAN && self.level < LEVEL_MAX {
+            row_count = self.rows.len();
+            self.split();
+        }
     }
 
     /// Splits a segment by the next bit of the hash.
@@ -48,7 +57,8 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         }
         self.rope(lower).truncate(boundary, &scratch.entries);
         self.set_buckets(lower, &scratch.buckets[..boundary]);
-        self.rope(upper).replace(&scratch.entries[boundary * WIDTH..]);
+        let replaced = self.rope(upper).replace(&scratch.entries[boundary * WIDTH..]);
+        replaced.expect("one block was spare, and the others were just given back");
         self.set_buckets(upper, &scratch.buckets[boundary..]);
         self.scratch = scratch;
         self.split_count += 1;
@@ -73,7 +83,8 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         let upper = Segment { row: self.rows.len() - 1, depth: level + 1 };
         let (lower_row, upper_row) = (self.rows.row(lower.row), self.rows.row(upper.row));
         let len = row::len(lower_row) + row::len(upper_row);
-        if len > Self::LEN_MAX || row::overflow(lower_row) + row::overflow(upper_row) > 0 {
+        let overflowed = row::overflow(lower_row) + row::overflow(upper_row);
+        if len > Self::LEN_MAX || overflowed + len > usize::from(u16::MAX) {
             return false;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -86,19 +97,34 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         }
         self.view(lower).read(&mut scratch.entries);
         self.view(upper).read(&mut scratch.entries);
-        let fits = row::set_buckets(&mut self.rows.row(lower.row).clone(), &scratch.buckets);
-        if fits {
-            self.rope(upper).replace(&[]);
-            self.rope(lower).replace(&scratch.entries);
-            self.set_buckets(lower, &scratch.buckets);
-        }
+        let overflowed = overflowed + self.overflow_surplus(lower, &mut scratch);
+        let emptied = self.rope(upper).replace(&[]);
+        let filled = self.rope(lower).replace(&scratch.entries);
+        emptied.and(filled).expect("no more blocks than the two had");
+        self.set_buckets(lower, &scratch.buckets);
+        row::set_overflow(self.rows.row_mut(lower.row), overflowed);
         self.scratch = scratch;
-        if !fits {
-            return false;
-        }
         self.rows.pop();
         (self.level, self.split_count) = (level, split_count - 1);
         true
+    }
+
+    /// Takes what a bucket has no room for out of the entries that are about to become a segment's; returns their number.
+    fn overflow_surplus(&mut self, segment: Segment, scratch: &mut Scratch) -> usize {
+        let is_surplus = |buckets: &[u16], number: usize| {
+            number.checked_sub(BUCKET_LEN_MAX).is_some_and(|earlier| buckets[earlier] == buckets[number])
+        };
+        let mut surplus = 0;
+        for number in (0..scratch.buckets.len()).rev() {
+            if is_surplus(&scratch.buckets, number) {
+                let bucket = scratch.buckets.remove(number);
+                let packed = scratch.entries.drain(number * WIDTH..(number + 1) * WIDTH);
+                let packed: [u8; WIDTH] = packed.as_slice().try_into().expect("a whole entry");
+                self.overflow.insert(Hash::restored(segment.prefix_of(bucket.into()), &packed), packed);
+                surplus += 1;
+            }
+        }
+        surplus
     }
 
     /// Counts the entries of a segment, which have just been put there.
@@ -124,7 +150,8 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
             }
         }
         if kept < before {
-            self.rope(segment).replace(&scratch.entries[..kept * WIDTH]);
+            let replaced = self.rope(segment).replace(&scratch.entries[..kept * WIDTH]);
+            replaced.expect("no more blocks than there were");
             self.set_buckets(segment, &scratch.buckets[..kept]);
             self.entry_count -= before - kept;
         }
@@ -156,6 +183,11 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         self.overflow.get_mut(&Self::overflow_key(hash))
     }
 
+    /// Most entries that may overflow.
+    pub(super) fn overflow_len_max(&self) -> usize {
+        self.blocks.block_count_max() * BLOCK / 100 * OVERFLOW_PERCENT / super::OVERFLOW_ENTRY_SIZE
+    }
+
     /// Notes a new entry of a segment that has no room.
     pub(super) fn insert_overflowing(
         &mut self,
@@ -164,8 +196,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         packed: &[u8; WIDTH],
     ) -> Result<(), Full> {
         let count = row::overflow(self.rows.row(segment.row));
-        let len_max = self.blocks.block_count_max() * BLOCK / 100 * OVERFLOW_PERCENT / super::OVERFLOW_ENTRY_SIZE;
-        if self.overflow.len() >= len_max || count == usize::from(u16::MAX) {
+        if self.overflow.len() >= self.overflow_len_max() || count == usize::from(u16::MAX) {
             return Err(Full);
         }
         self.overflow.insert(Self::overflow_key(hash), *packed);
@@ -187,6 +218,20 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         let last = first | u64::MAX >> segment.depth;
         let range = (Bound::Included(Hash::lowest(first)), Bound::Included(Hash::highest(last)));
         self.overflow.range(range)
+    }
+
+    /// An entry of this bucket was removed: if one has overflowed that can take its place, it does.
+    pub(super) fn return_one(&mut self, segment: Segment, bucket: usize) {
+        let first = segment.prefix_of(bucket);
+        let last = first | u64::MAX >> BUCKET_BITS >> segment.depth;
+        let of_bucket = self.overflow.range(Hash::lowest(first)..=Hash::highest(last)).next();
+        let candidate = of_bucket.or_else(|| self.overflowed(segment).next());
+        let Some((hash, packed)) = candidate.map(|(hash, packed)| (*hash, *packed)) else { return };
+        let Position::Before(position, run) = self.find(segment, &hash) else { unreachable!("it is in one place") };
+        if run.len < BUCKET_LEN_MAX && self.insert(segment, &hash, position, run, &packed).is_ok() {
+            self.remove_overflowed(segment, &hash);
+            self.entry_count -= 1;
+        }
     }
 
     /// Gives the entries that overflowed from a segment before it was split to the halves.
@@ -242,8 +287,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         let mut last: Option<(u16, Hash)> = None;
         for (position, bucket) in buckets.iter().enumerate() {
             let packed = self.packed(segment, position);
-            let hash =
-                Hash::restored(segment.prefix() | u64::from(*bucket) << (64 - BUCKET_BITS) >> segment.depth, packed);
+            let hash = Hash::restored(segment.prefix_of(usize::from(*bucket)), packed);
             assert_eq!(self.segment_of(hash.prefix()), segment, "entry {position}");
             assert_eq!(segment.bucket(hash.prefix()), usize::from(*bucket), "entry {position}");
             assert!(last.is_none_or(|last| last < (*bucket, hash)), "order at entry {position}");

@@ -11,8 +11,9 @@
 //! the few entries of its bucket. A lookup waits for memory twice: for the head, of which three lines are asked for at
 //! once, and for the entry.
 //!
-//! Chance gives a segment more than its head has room for about once in a billion times, and a test may want to. Such
-//! entries *overflow* into a small ordered map, so that nothing depends on how hashes are spread but time.
+//! Chance gives a bucket more than the fifteen entries that can be counted, about once in some million inserts (in the
+//! dense layout, whose buckets are longer, in some ten thousand), and a test may want to. Such entries *overflow* into a small
+//! ordered map, so that nothing depends on how hashes are spread but time.
 //!
 //! **Invariants** (checked by [`SlabIndex::invariants`]):
 //! - Each entry's identity is the whole 160-bit digest (96 bits in the dense layout): what is not stored is implied. So
@@ -130,6 +131,11 @@ impl Segment {
     fn prefix(self) -> u64 {
         (self.row as u64).reverse_bits() >> (64 - self.depth) << (64 - self.depth)
     }
+
+    /// The first bits of all hashes of one of its buckets.
+    fn prefix_of(self, bucket: usize) -> u64 {
+        self.prefix() | (bucket as u64) << (64 - BUCKET_BITS) >> self.depth
+    }
 }
 
 /// Where a hash is, or would be.
@@ -225,18 +231,14 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         self.blocks.touched_size() + self.rows.touched_size() + self.overflow.len() * OVERFLOW_ENTRY_SIZE
     }
 
-    /// Entries that fit the budget, about: half a block of a segment is free on the average.
-    #[must_use]
-    pub fn entry_count_max(&self) -> usize {
-        let per_segment = Self::LEN_MEAN + Self::PER_BLOCK / 2;
-        self.blocks.block_count_max() * Self::PER_BLOCK / per_segment * Self::LEN_MEAN
-    }
+    /// Bytes that an index takes for its first segments, beside the entries in them: their heads, and half a block each.
+    pub const BASE_SIZE: usize = (ROW + BLOCK / 2) << LEVEL_MIN;
 
     /// Whether a good number of new entries is sure to fit.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let free_count = self.blocks.block_count_max() - self.blocks.taken_count();
-        free_count > self.blocks.block_count_max() / 64
+        free_count > self.blocks.block_count_max() / 64 && self.overflow.len() < self.overflow_len_max()
     }
 
     /// The entry of `digest`, expired or not.
@@ -343,6 +345,9 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         if let Position::At(position, run) = found {
             self.rope(segment).remove(position);
             row::subtract(self.rows.row_mut(segment.row), run.bucket);
+            if row::overflow(self.rows.row(segment.row)) > 0 {
+                self.return_one(segment, run.bucket);
+            }
         } else {
             self.remove_overflowed(segment, &hash);
         }
@@ -361,11 +366,14 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         while self.shrink_if_due() {}
     }
 
-    /// Removes all entries and gives their memory back to the system.
+    /// Removes all entries and gives the memory of their blocks back to the system.
     pub fn clear(&mut self) {
         self.blocks.clear();
-        self.rows.clear();
         self.overflow.clear();
+        // Rows stay mapped: the first of them are needed at once, when the system may have no memory left.
+        while !self.rows.is_empty() {
+            self.rows.pop();
+        }
         (self.level, self.split_count, self.entry_count) = (LEVEL_MIN, 0, 0);
         for _ in 0..1 << LEVEL_MIN {
             assert!(self.rows.push(), "the first rows are always paid for, and the system has memory for them");

@@ -195,23 +195,20 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Rope<'_, WIDTH, B
     /// Makes these the entries of the segment, whose row still says which there were. Gives blocks back or takes more.
     /// The caller counts them, in the row, afterwards.
     ///
-    /// # Panics
-    /// When the slab has too few blocks: the caller has made sure of those.
-    pub(super) fn replace(&mut self, entries: &[u8]) {
+    /// # Errors
+    /// [`Full`] when the slab has too few blocks. The segment is of no use then, and what it has taken is lost.
+    pub(super) fn replace(&mut self, entries: &[u8]) -> Result<(), Full> {
         let (old, new) = (row::len(self.row).div_ceil(Self::PER_BLOCK), entries.len().div_ceil(BLOCK));
         for number in new..old {
             self.slab.give(row::place(self.row, number).block);
         }
         for (number, chunk) in entries.chunks(BLOCK).enumerate() {
-            let block = if number < old {
-                row::place(self.row, number).block
-            } else {
-                self.slab.take().expect("the caller has made sure of the blocks")
-            };
+            let block = if number < old { row::place(self.row, number).block } else { self.slab.take().ok_or(Full)? };
             self.slab.block_mut(block)[..chunk.len()].copy_from_slice(chunk);
             row::set_place(self.row, number, Place { block, first: 0 });
         }
         row::set_partial(self.row, new.saturating_sub(1));
+        Ok(())
     }
 
     /// Keeps the first `len` of its entries, which are `entries`, and gives back the blocks that are empty then. The
@@ -220,7 +217,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Rope<'_, WIDTH, B
         let is_full_below = row::partial(self.row) * Self::PER_BLOCK + self.view().partial_len() >= len;
         if !is_full_below {
             // The last block that is left would be a second one that is not full.
-            self.replace(&entries[..len * WIDTH]);
+            self.replace(&entries[..len * WIDTH]).expect("fewer blocks than there were");
             return;
         }
         let count = len.div_ceil(Self::PER_BLOCK);

@@ -17,7 +17,7 @@ use dma_alloc::BlockId;
 /// Bits of the hash that choose a bucket of a segment.
 pub(super) const BUCKET_BITS: u32 = 9;
 pub(super) const BUCKET_COUNT: usize = 1 << BUCKET_BITS;
-/// Most entries of a bucket. There are 3 at most on the average, and more than this many in one of 20 million.
+/// Most entries of a bucket. There are 4 at most on the average, in segments that are split next (5.5 in the dense layout).
 pub(super) const BUCKET_LEN_MAX: usize = 15;
 const GROUP_BITS: u32 = 4;
 const GROUP_COUNT: usize = BUCKET_COUNT >> GROUP_BITS;

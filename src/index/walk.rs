@@ -2,7 +2,7 @@
 
 use super::SlabIndex;
 use super::entry::{Entry, Hash, unpack};
-use super::row::{self, BUCKET_BITS};
+use super::row;
 use crate::digest::Digest;
 
 /// How far a walk is: a place in the order of hashes, which no split or merge moves.
@@ -42,8 +42,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         row::buckets(row, &mut buckets);
         for (position, bucket) in buckets.into_iter().enumerate() {
             let packed = self.packed(segment, position);
-            let prefix = segment.prefix() | u64::from(bucket) << (64 - BUCKET_BITS) >> segment.depth;
-            let hash = Hash::restored(prefix, packed);
+            let hash = Hash::restored(segment.prefix_of(usize::from(bucket)), packed);
             while let Some((before, packed)) = overflowed.next_if(|(other, _)| **other < hash) {
                 visit(before, packed);
             }

@@ -61,11 +61,11 @@ impl MemoryPlan {
         let reads = largest_read.max((total / 16).min(READ_MEMORY_SIZE_MAX));
         let buffers = BLOCK_COUNT * block_size + large + reads;
         let rest = total.saturating_sub(buffers);
-        if rest < total / 4 {
+        if rest < (total / 4).max(2 * Index::BASE_SIZE) {
             return Err(OpenError::Memory { budget: total, buffers });
         }
         let entry = Index::ENTRY_SIZE + ENTRY_SLACK;
-        let by_index = rest / (entry + SUMMARY_MEMORY / INDEX_PARTS) / INDEX_PARTS;
+        let by_index = (rest - Index::BASE_SIZE) / (entry + SUMMARY_MEMORY / INDEX_PARTS) / INDEX_PARTS;
         let by_table = table_size / record_size(1, 0).next_multiple_of(16);
         let summary_count_max = by_index.min(by_table).max(SUMMARY_COUNT_MIN);
         let summaries = summary_count_max * SUMMARY_MEMORY;
