@@ -7,14 +7,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::arena::Mapping;
 
 /// A part of a region that is wanted soon.
 #[derive(Debug)]
 struct Wanted {
-    mapping: Arc<Mapping>,
+    /// Not held while it waits its turn: memory that was given back is unmapped, but for what is just being asked for.
+    mapping: Weak<Mapping>,
     offset: usize,
     size: usize,
     done: Arc<AtomicBool>,
@@ -35,11 +36,11 @@ impl Ahead {
     }
 
     /// Asks for a part. Without the thread nothing happens, and the owner's touches fault.
-    pub(crate) fn ask(&mut self, mapping: Arc<Mapping>, offset: usize, size: usize) {
+    pub(crate) fn ask(&mut self, mapping: &Arc<Mapping>, offset: usize, size: usize) {
         let Some(line) = line() else { return };
         let done = self.done.get_or_insert_default();
         done.store(false, Ordering::Relaxed);
-        let wanted = Wanted { mapping, offset, size, done: Arc::clone(done) };
+        let wanted = Wanted { mapping: Arc::downgrade(mapping), offset, size, done: Arc::clone(done) };
         if let Err(unsent) = line.send(wanted) {
             unsent.0.done.store(true, Ordering::Relaxed);
         }
@@ -69,7 +70,9 @@ fn line() -> Option<&'static Sender<Wanted>> {
 fn serve(receiver: &Receiver<Wanted>) {
     run_where_the_process_may();
     while let Ok(Wanted { mapping, offset, size, done }) = receiver.recv() {
-        mapping.populate(offset, size);
+        if let Some(mapping) = mapping.upgrade() {
+            mapping.populate(offset, size);
+        }
         done.store(true, Ordering::Relaxed);
     }
 }

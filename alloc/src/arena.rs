@@ -127,7 +127,8 @@ pub struct Arena {
     size: usize,
     got: Got,
     binding: Binding,
-    /// Held for its drop, which comes after that of the mapping.
+    /// Held for its drop, which comes after that of the mapping; unless another thread is just making a part of that
+    /// resident, which then goes a moment later.
     _reservation: Reservation,
 }
 

@@ -218,7 +218,7 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         let size_max = (end_of_arena - first_of_arena) * BLOCK_SIZE;
         self.ahead_size = if arena.got() == Got::Plain { AHEAD_SIZE } else { HUGE_PAGE_SIZE };
         let end = (offset + BLOCK_SIZE).next_multiple_of(self.ahead_size).min(size_max);
-        self.ahead.ask(arena.mapping(), offset, end - offset);
+        self.ahead.ask(&arena.mapping(), offset, end - offset);
         // The blocks that are whole in what was asked for.
         self.prepared_count = first_of_arena + end / BLOCK_SIZE;
     }

@@ -86,6 +86,12 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
         digest
     }
 
+    /// What the key points at, or something else.
+    fn pointer_of(&self, digest: &Digest, choice: u32) -> Pointer {
+        let present = self.model.get(digest).filter(|_| choice.is_multiple_of(2));
+        present.map_or_else(|| entry(choice).pointer, |entry| entry.pointer)
+    }
+
     /// The key is not what it was when the walk began.
     fn touched(&mut self, digest: &Digest) {
         if let Some((_, untouched, _)) = &mut self.walk {
@@ -111,7 +117,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
             Operation::Remove(key) => self.remove(key),
             Operation::RemoveAt(key, value) => {
                 let digest = self.key(key);
-                let pointer = entry(value % 3).pointer;
+                let pointer = self.pointer_of(&digest, value);
                 let is_there = self.model.get(&digest).is_some_and(|entry| entry.pointer == pointer);
                 let expected = if is_there { self.model.remove(&digest) } else { None };
                 self.touched(&digest);
@@ -119,7 +125,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
             }
             Operation::ReplaceAt(key, old, new) => {
                 let digest = self.key(key);
-                let pointer = entry(old % 3).pointer;
+                let pointer = self.pointer_of(&digest, old);
                 let present = self.model.get_mut(&digest).filter(|entry| entry.pointer == pointer);
                 let is_there = present.is_some();
                 if let Some(present) = present {
