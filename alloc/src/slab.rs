@@ -177,7 +177,8 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
 
     /// Makes sure that the next `count` blocks can be taken without mapping anything and that new ones among them are
     /// resident, so that neither the take nor the first write faults. Returns how many can: fewer than `count` when
-    /// the slab's own budget ends before. Blocks that were given back are as resident as their owners left them.
+    /// the slab's own budget ends before. Blocks that were given back are as resident as their owners left them, and what
+    /// [`Slab::prepare_ahead`] has asked for counts as resident.
     ///
     /// # Errors
     /// As [`Arena::with`]. What was prepared before stays so.

@@ -134,7 +134,9 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     }
 
     /// Removes the entries of a segment that `keep` says no to.
-    pub(super) fn retain_in(&mut self, segment: Segment, mut keep: impl FnMut(&[u8; WIDTH]) -> bool) {
+    pub(super) fn retain_in(&mut self, row: usize, mut keep: impl FnMut(&[u8; WIDTH]) -> bool) {
+        // How many bits choose it makes no difference to its entries.
+        let segment = Segment { row, depth: self.level };
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         row::buckets(self.rows.row(segment.row), &mut scratch.buckets);

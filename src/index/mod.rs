@@ -76,9 +76,9 @@ impl Layout {
     }
 }
 
-/// Segments that there are at least: their number's bits and a bucket's are the hash bits that no entry stores.
+/// Bits of the number of segments that there are at least: with those of a bucket the hash bits that no entry stores.
 const LEVEL_MIN: u32 = entry::IMPLIED_BITS - BUCKET_BITS;
-/// Segments are not split any further: as many hash bits choose one.
+/// Bits of the largest number of segments.
 const LEVEL_MAX: u32 = 36;
 
 /// The memory budget has no room for one more entry.
@@ -165,6 +165,10 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     const LEN_MAX: usize = row::block_count_max(ROW) * Self::PER_BLOCK;
     /// Mean number of entries of a segment, once there are enough of them.
     const LEN_MEAN: usize = len_mean(Self::LEN_MAX);
+    const GEOMETRY_IS_SOUND: () = {
+        assert!(Self::PER_BLOCK <= 256, "the first slot of a ring is a byte");
+        assert!(Self::LEN_MEAN > 0 && Self::LEN_MAX <= u16::MAX as usize, "counts of a row are of 16 bits");
+    };
     const FORMAT: Format = Format::of(WIDTH);
     /// Bytes of blocks that lie in plain pages. Beyond that the rest of a huge page is a small part of the whole, which
     /// leaves a key within the bytes that it may cost; and lookups take a quarter less time where the TLB reaches.
@@ -183,6 +187,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     /// When `table_size` is not a power of two.
     #[must_use]
     pub fn new(budget_size: usize, table_size: usize) -> Self {
+        const { Self::GEOMETRY_IS_SOUND }
         // What a segment takes: its row, its entries, and half a block that is free.
         let segment_size = ROW + Self::LEN_MEAN * WIDTH + BLOCK / 2;
         let row_count = (budget_size / segment_size).max(1 << LEVEL_MIN);
@@ -360,7 +365,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     pub fn retain(&mut self, mut keep: impl FnMut(Entry) -> bool) {
         let addressing = self.addressing;
         for row in 0..self.rows.len() {
-            self.retain_in(Segment { row, depth: 0 }, |packed| keep(unpack(packed, addressing)));
+            self.retain_in(row, |packed| keep(unpack(packed, addressing)));
         }
         self.retain_overflowed(|packed| keep(unpack(packed, addressing)));
         while self.shrink_if_due() {}

@@ -58,7 +58,7 @@ fn half(row: &[u8], at: usize) -> usize {
 
 #[inline]
 fn set_half(row: &mut [u8], at: usize, value: usize) {
-    row[at..at + 2].copy_from_slice(&u16::try_from(value).expect("bounded by the row's size").to_le_bytes());
+    row[at..at + 2].copy_from_slice(&u16::try_from(value).expect("bounded by those who count").to_le_bytes());
 }
 
 /// Number of entries, without those that overflowed.

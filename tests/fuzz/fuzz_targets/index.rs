@@ -1,0 +1,11 @@
+//! The index under libFuzzer: `cargo +nightly fuzz run index` in `tests`, or see `tests/run`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dmacached_fuzz::check(bytes));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("this is built by cargo-fuzz; without it there is the program `replay`");
+    std::process::exit(2);
+}
