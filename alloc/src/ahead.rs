@@ -68,6 +68,7 @@ fn line() -> Option<&'static Sender<Wanted>> {
 }
 
 fn serve(receiver: &Receiver<Wanted>) {
+    leave_signals_to_others();
     run_where_the_process_may();
     while let Ok(Wanted { mapping, offset, size, done }) = receiver.recv() {
         if let Some(mapping) = mapping.upgrade() {
@@ -75,6 +76,17 @@ fn serve(receiver: &Receiver<Wanted>) {
         }
         done.store(true, Ordering::Relaxed);
     }
+}
+
+/// A signal to the process is handled by any thread that does not block it. Not by this one: others may wait for being
+/// interrupted.
+fn leave_signals_to_others() {
+    // SAFETY: 1. A set of signals is an array of integers: all bits zero is the empty set.
+    let mut signals: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: 1. `signals` is writable.
+    let _ = unsafe { libc::sigfillset(&raw mut signals) };
+    // SAFETY: 1. `signals` is readable; nobody asks for the old set. 2. Only the calling thread's mask changes.
+    let _ = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut()) };
 }
 
 /// A thread inherits the CPUs of the one that started it, which may be a shard's single one: it takes those of the

@@ -3,7 +3,8 @@
 //! Entry `number` of a segment is found by a division, since all blocks are full but the *partial* one, which is put
 //! in the middle whenever a new one is needed. Each block is a ring (its first slot is in its [`Place`]), so an insert
 //! moves entries within one block, and then one entry from each block to the next up to the partial one: a quarter of
-//! the blocks on the average, two cache lines each. (Tiered vectors: Goodrich and Kloss 1999; Bille et al., "Fast Dynamic Arrays", 2017.)
+//! the blocks on the average, two cache lines each. (Tiered vectors: Goodrich and Kloss 1999; Bille et al., "Fast
+//! Dynamic Arrays", 2017.)
 
 use dma_alloc::{BlockId, Slab};
 

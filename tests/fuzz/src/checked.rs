@@ -151,7 +151,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
         let offset = if value == 254 { self.table_size as u32 - 16 } else { u32::from(value % 32) * 16 };
         Entry {
             hotness: number as u8 % if WIDTH == 28 { 4 } else { 2 },
-            is_cached: value % 3 == 0,
+            is_cached: value.is_multiple_of(3),
             ..Entry::new(
                 Pointer { slot, offset },
                 SizeClass(value.min(class_max.0)),
@@ -243,7 +243,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
 
     fn retain(&mut self, step: Step) {
         let divisor = u32::from(step.value % 8) + 1;
-        let keeps = |entry: &Entry| (entry.pointer.slot + entry.pointer.offset / 16) % divisor != 0;
+        let keeps = |entry: &Entry| !(entry.pointer.slot + entry.pointer.offset / 16).is_multiple_of(divisor);
         let mut asked = 0;
         self.index.retain(|entry| {
             asked += 1;
