@@ -73,7 +73,7 @@ pub trait Contender: Sized {
         None
     }
 
-    /// One with the keys of `sorted`, which come in the order of [`order`](crate::keys::order); `None` when it can
+    /// One with the keys of `sorted`, which come in the order of [`Index::order`]; `None` when it can
     /// do nothing with the order or the count.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Nothing is stored, so that nothing but the contender takes memory and misses the caches.
 
 use dmacached::digest::{DIGEST_SIZE, Digest};
-use dmacached::index::{Entry, Pointer};
+use dmacached::index::{Entry, Index, Pointer};
 use dmacached::limits::{RECORD_GRANULE, TABLE_SIZE_DEFAULT};
 use dmacached::record::SizeClass;
 
@@ -15,8 +15,6 @@ const SLOT_BITS: u32 = 11;
 /// Classes that every layout has room for.
 const CLASS_MASK: u8 = 0x7f;
 const OFFSET_BITS: u32 = (TABLE_SIZE / RECORD_GRANULE).trailing_zeros();
-/// Bytes of a digest at its start that choose the shard; the index orders by what follows.
-const SHARD_BYTES: usize = 2;
 
 /// Spreads every bit of `value` over the whole word (the finalizer of splitmix64). A bijection.
 #[inline]
@@ -58,15 +56,6 @@ pub const fn entry(number: u64) -> Entry {
     let pointer =
         Pointer { slot: (word >> (u64::BITS - SLOT_BITS)) as u32, offset: granule as u32 * RECORD_GRANULE as u32 };
     Entry::new(pointer, SizeClass((word >> 8) as u8 & CLASS_MASK), number as u32)
-}
-
-/// The key that the index orders digests by.
-#[inline]
-#[must_use]
-pub fn order(digest: &Digest) -> [u8; DIGEST_SIZE] {
-    let mut key = digest.0;
-    key.rotate_left(SHARD_BYTES);
-    key
 }
 
 /// Every number in `0..count` once, in an order that looks random.
@@ -116,12 +105,12 @@ impl Shuffle {
 pub fn sorted_numbers(count: u32) -> Vec<u32> {
     // The first bytes of the order decide nearly always: compared as one number, next to the number they stand for.
     let leading = |number: u32| {
-        let key = order(&digest(u64::from(number)));
+        let key = Index::order(&digest(u64::from(number)));
         let first = key.first_chunk::<8>().expect("20 bytes");
         u64::from_le_bytes(*first).swap_bytes()
     };
     let mut pairs: Vec<(u64, u32)> = (0..count).map(|number| (leading(number), number)).collect();
-    let key = |number: u32| order(&digest(u64::from(number)));
+    let key = |number: u32| Index::order(&digest(u64::from(number)));
     pairs.sort_unstable_by(|left, right| left.0.cmp(&right.0).then_with(|| key(left.1).cmp(&key(right.1))));
     pairs.into_iter().map(|(_, number)| number).collect()
 }
@@ -134,7 +123,7 @@ mod tests {
 
     #[test]
     fn digests_differ_also_where_a_short_identity_looks() {
-        let identity = |number: u64| order(&digest(number)).first_chunk::<12>().copied().expect("20 bytes");
+        let identity = |number: u64| Index::order(&digest(number)).first_chunk::<12>().copied().expect("20 bytes");
         let identities: HashSet<_> = (0..100_000).map(identity).collect();
         assert_eq!(identities.len(), 100_000);
     }
@@ -180,7 +169,7 @@ mod tests {
     #[test]
     fn sorted_numbers_are_sorted_by_digest() {
         let numbers = sorted_numbers(5_000);
-        assert!(numbers.is_sorted_by_key(|number| order(&digest(u64::from(*number)))));
+        assert!(numbers.is_sorted_by_key(|number| Index::order(&digest(u64::from(*number)))));
         let distinct: HashSet<_> = numbers.iter().collect();
         assert_eq!(distinct.len(), 5_000);
     }
