@@ -354,8 +354,9 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Checked<WIDTH, BL
     }
 }
 
-/// The key with this number of those that a step is about: neighbours, or some distance apart.
+/// The key with this number of those that a step is about: neighbours, or some distance apart, often a power of two, which
+/// makes it one key of each segment, say.
 fn nth(step: Step, number: u16) -> u16 {
-    let distance = if step.value.is_multiple_of(2) { 1 } else { u16::from(step.value) };
+    let distance = if step.value.is_multiple_of(2) { 1 << (step.value / 2 % 16) } else { u16::from(step.value) };
     step.key.wrapping_add(number.wrapping_mul(distance))
 }

@@ -73,7 +73,7 @@ fn passes(bytes: &[u8]) -> bool {
 
 fn failed(file: &Path) -> ExitCode {
     println!("FAILED: {}, again with", file.display());
-    println!("cargo run --release --manifest-path tests/fuzz/Cargo.toml --bin replay {}", file.display());
+    println!("cargo run --manifest-path tests/fuzz/Cargo.toml --bin replay {}", file.display());
     ExitCode::FAILURE
 }
 
