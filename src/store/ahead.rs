@@ -61,7 +61,7 @@ impl Announced {
             return None;
         }
         self.next += 1;
-        let is_it = self.keys[number][..usize::from(self.key_sizes[number])] == *key;
+        let is_it = !key.is_empty() && self.keys[number][..usize::from(self.key_sizes[number])] == *key;
         is_it.then(|| self.digests[number])
     }
 }
@@ -116,5 +116,7 @@ mod tests {
         assert_eq!(announced.take(b"secont"), None);
         assert_eq!(announced.take(b"second"), None, "passed by");
         assert_eq!(announced.take(b"first"), None);
+        announced.note(&long, Digest::of(&SALT, &long));
+        assert_eq!(announced.take(b""), None, "an empty key is not one that was not kept");
     }
 }
