@@ -50,7 +50,7 @@ pub enum OpenError {
         what: &'static str,
     },
     /// Made by a newer program.
-    #[error("{} has format version {found}, this dmacached reads version {}: use the newer dmacached that wrote \
+    #[error("{} has format version {found}, this dmacached reads versions up to {}: use the newer dmacached that wrote \
         it", path.display(), FORMAT_VERSION)]
     FormatVersion {
         /// The superblock.

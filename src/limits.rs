@@ -19,6 +19,11 @@ pub const RECORD_GRANULE: usize = 16;
 /// Longest key, in bytes: memcached's `KEY_MAX_LENGTH`.
 pub const KEY_SIZE_MAX: usize = 250;
 
+/// Most flags of a meta command (memcached: 20 tokens with the command, its key and what ends them).
+pub const META_TOKEN_COUNT_MAX: usize = 17;
+/// Longest opaque token of a meta command, with its letter (memcached's `MFLAG_MAX_OPAQUE_LENGTH`).
+pub const META_OPAQUE_SIZE_MAX: usize = 32;
+
 /// Longest command line without its value, in bytes; `get` and `gets` may be longer (memcached closes the connection
 /// beyond it).
 pub const COMMAND_LINE_SIZE_MAX: usize = 2 * KIB;
@@ -46,7 +51,9 @@ pub const RELATIVE_EXPIRY_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
 pub const MEMCACHED_VERSION: &str = "1.6.45";
 
 /// The version of everything on disk that `disktable/FORMAT.md` describes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The versions that are read. Records of version 1 never have a CAS unique of their own.
+pub const FORMAT_VERSIONS_READ: std::ops::RangeInclusive<u32> = 1..=FORMAT_VERSION;
 
 /// Default `-p`.
 pub const PORT_DEFAULT: u16 = 11211;

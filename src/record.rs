@@ -80,6 +80,10 @@ struct RawHeader {
 
 /// Bytes of a record before its key.
 pub const HEADER_SIZE: usize = size_of::<RawHeader>();
+/// Bytes of a CAS unique of its own, which stands before the value and counts as a part of it in the size on disk.
+pub const OWN_CAS_SIZE: usize = size_of::<u64>();
+/// The bit that says that there is one. The bits below it are the protocols'.
+const OWN_CAS_BIT: u16 = 1 << 15;
 const CHECKSUM_SIZE: usize = 4;
 const _: () = assert!(HEADER_SIZE == 28);
 
@@ -94,8 +98,19 @@ pub struct Header {
     pub expiry: Seconds,
     /// The client's 32 bits.
     pub client_flags: u32,
-    /// Bits of the protocols.
+    /// Bits of the protocols; the highest one is not theirs.
     pub bits: u16,
+    /// The CAS unique, if it is not the one that the version makes: somebody has named it, or the record is a copy of
+    /// another one.
+    pub own_cas: Option<u64>,
+}
+
+impl Header {
+    /// Bytes that a record with this header takes in its table, without what aligns the next one.
+    #[must_use]
+    pub const fn record_size(&self, key_size: usize, value_size: usize) -> usize {
+        record_size(key_size, value_size) + if self.own_cas.is_some() { OWN_CAS_SIZE } else { 0 }
+    }
 }
 
 /// A record in memory that somebody else owns, its checksum verified or just made.
@@ -107,6 +122,8 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// The value.
     pub value: &'a [u8],
+    /// Whether clients have fetched it before, as the index has it: not known of bytes alone.
+    pub was_fetched: bool,
 }
 
 /// Why bytes are not the record that they should be.
@@ -123,7 +140,7 @@ pub enum Damage {
     Checksum,
 }
 
-/// Bytes that a record of these sizes takes in its table, without what aligns the next one.
+/// Bytes that a record of these sizes, without a CAS unique of its own, takes in its table, without what aligns the next one.
 #[must_use]
 pub const fn record_size(key_size: usize, value_size: usize) -> usize {
     HEADER_SIZE + key_size + value_size
@@ -141,21 +158,29 @@ pub const fn granules_up(size: usize) -> usize {
 /// When `target` is too small or the key too long: the caller made the room.
 pub fn encode(target: &mut [u8], place: Place, header: Header, key: &[u8], value: &[u8]) -> usize {
     assert!(key.len() <= KEY_SIZE_MAX, "keys are checked where they come in");
-    let size = record_size(key.len(), value.len());
+    assert_eq!(header.bits & OWN_CAS_BIT, 0, "the protocols' bits are the others");
+    let size = header.record_size(key.len(), value.len());
+    let own_cas_bit = if header.own_cas.is_some() { OWN_CAS_BIT } else { 0 };
     let raw = RawHeader {
         checksum: U32::ZERO,
         kind: header.kind as u8,
         key_size: u8::try_from(key.len()).expect("KEY_SIZE_MAX fits a byte"),
-        bits: U16::new(header.bits),
+        bits: U16::new(header.bits | own_cas_bit),
         version: U64::new(header.version),
-        value_size: U32::new(u32::try_from(value.len()).expect("values are bounded by the table size")),
+        value_size: U32::new(
+            u32::try_from(size - HEADER_SIZE - key.len()).expect("values are bounded by the table size"),
+        ),
         expiry: U32::new(header.expiry),
         client_flags: U32::new(header.client_flags),
     };
     let target = &mut target[..size];
     target[..HEADER_SIZE].copy_from_slice(raw.as_bytes());
-    let (key_part, value_part) = target[HEADER_SIZE..].split_at_mut(key.len());
+    let (key_part, mut value_part) = target[HEADER_SIZE..].split_at_mut(key.len());
     key_part.copy_from_slice(key);
+    if let Some(cas) = header.own_cas {
+        value_part[..OWN_CAS_SIZE].copy_from_slice(&cas.to_le_bytes());
+        value_part = &mut value_part[OWN_CAS_SIZE..];
+    }
     value_part.copy_from_slice(value);
     seal(target, place);
     size
@@ -222,21 +247,27 @@ pub fn decode_trusted(bytes: &[u8]) -> Result<Record<'_>, Damage> {
         return Err(Damage::Sizes);
     }
     let (key, rest) = rest.split_at(key_size);
+    let (bits, mut value, mut own_cas) = (raw.bits.get(), &rest[..value_size], None);
+    if bits & OWN_CAS_BIT != 0 {
+        let (cas, behind) = value.split_first_chunk().ok_or(Damage::Sizes)?;
+        (own_cas, value) = (Some(u64::from_le_bytes(*cas)), behind);
+    }
     let header = Header {
         kind,
         version: raw.version.get(),
         expiry: raw.expiry.get(),
         client_flags: raw.client_flags.get(),
-        bits: raw.bits.get(),
+        bits: bits & !OWN_CAS_BIT,
+        own_cas,
     };
-    Ok(Record { header, key, value: &rest[..value_size] })
+    Ok(Record { header, key, value, was_fetched: false })
 }
 
 impl Record<'_> {
     /// Bytes that the record takes, without what aligns the next one.
     #[must_use]
     pub const fn size(&self) -> usize {
-        record_size(self.key.len(), self.value.len())
+        self.header.record_size(self.key.len(), self.value.len())
     }
 }
 
@@ -290,7 +321,7 @@ mod tests {
     const PLACE: Place = Place { slot: 3, sequence: 77, offset: 4096 };
 
     fn header(kind: Kind) -> Header {
-        Header { kind, version: 9, expiry: 11, client_flags: 0xdead_beef, bits: 5 }
+        Header { kind, version: 9, expiry: 11, client_flags: 0xdead_beef, bits: 5, own_cas: None }
     }
 
     #[test]
@@ -303,6 +334,21 @@ mod tests {
         assert_eq!(record.size(), size);
         rewrite_expiry(&mut bytes, PLACE, 99).expect("valid");
         assert_eq!(decode(&bytes, PLACE).expect("valid").header, Header { expiry: 99, ..header(Kind::Value) });
+    }
+
+    #[test]
+    fn a_cas_unique_of_its_own_stands_before_the_value() {
+        for value in [&b""[..], b"value"] {
+            let header = Header { own_cas: Some(u64::MAX - 3), ..header(Kind::Value) };
+            let mut bytes = vec![0u8; 256];
+            let size = encode(&mut bytes, PLACE, header, b"key", value);
+            assert_eq!((size, claimed_size(&bytes)), (28 + 3 + 8 + value.len(), Some(size)));
+            let record = decode(&bytes, PLACE).expect("valid");
+            assert_eq!((record.header, record.key, record.value, record.size()), (header, &b"key"[..], value, size));
+            // A bit that claims what cannot be there.
+            bytes[16] = 7;
+            assert!(decode_trusted(&bytes).is_err());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::clock::Seconds;
 use crate::digest::{DIGEST_SIZE, Digest};
-use crate::limits::{FORMAT_VERSION, PAGE_SIZE, RECORD_GRANULE, TABLE_SIZE_MAX};
+use crate::limits::{FORMAT_VERSION, FORMAT_VERSIONS_READ, PAGE_SIZE, RECORD_GRANULE, TABLE_SIZE_MAX};
 use crate::record::{Kind, Place, SizeClass};
 
 /// Bytes of a summary.
@@ -143,7 +143,7 @@ impl Mark {
         if !page_checksum_matches(page) {
             return Err(MarkDamage::Checksum);
         }
-        if raw.format_version.get() != FORMAT_VERSION {
+        if !FORMAT_VERSIONS_READ.contains(&raw.format_version.get()) {
             return Err(MarkDamage::Version(raw.format_version.get()));
         }
         let found = Identity {

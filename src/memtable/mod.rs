@@ -200,7 +200,7 @@ impl Memtable {
     /// fits into its place. Says whether it was.
     pub fn overwrite(&mut self, pointer: Pointer, header: Header, key: &[u8], value: &[u8]) -> bool {
         let Some((bytes, place)) = self.active_record(pointer) else { return false };
-        let size = record::record_size(key.len(), value.len());
+        let size = header.record_size(key.len(), value.len());
         if granules_up(size) > granules_up(bytes.len()) {
             return false;
         }

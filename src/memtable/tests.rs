@@ -6,7 +6,7 @@ use crate::record::{Kind, decode, record_size};
 const TABLE: TableUse = TableUse { slot: 4, sequence: 9 };
 
 fn header(version: u64) -> Header {
-    Header { kind: Kind::Value, version, expiry: 0, client_flags: 0, bits: 0 }
+    Header { kind: Kind::Value, version, expiry: 0, client_flags: 0, bits: 0, own_cas: None }
 }
 
 fn pointer(offset: u32) -> Pointer {

@@ -11,7 +11,7 @@ use crate::disktable::format::page_checksum_matches;
 use crate::error::OpenError;
 use crate::index::Layout;
 use crate::io::{Io, PROBE_PREFIX};
-use crate::limits::{FORMAT_VERSION, PAGE_SIZE};
+use crate::limits::{FORMAT_VERSION, FORMAT_VERSIONS_READ, PAGE_SIZE};
 
 const NAME: &str = "superblock";
 const LOCK_NAME: &str = "lock";
@@ -92,7 +92,7 @@ impl Superblock {
         if !page_checksum_matches(page) {
             return Err(damaged("its checksum does not match"));
         }
-        if raw.format_version.get() != FORMAT_VERSION {
+        if !FORMAT_VERSIONS_READ.contains(&raw.format_version.get()) {
             return Err(OpenError::FormatVersion { path: path.to_path_buf(), found: raw.format_version.get() });
         }
         if raw.page_size.get() as usize != PAGE_SIZE {

@@ -10,7 +10,7 @@ use crate::io::Io;
 use crate::limits::{
     BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, KIB, PAGE_SIZE, READ_MEMORY_SIZE_MAX, TABLE_SIZE_MAX,
 };
-use crate::record::record_size;
+use crate::record::{OWN_CAS_SIZE, record_size};
 
 /// A table holds at most this part of the records that the index has room for, so that evicting one table never
 /// empties the store.
@@ -55,7 +55,7 @@ impl MemoryPlan {
     pub fn new(total: usize, item_size_max: usize, table_size: usize) -> Result<Self, OpenError> {
         let block_size = 1 << (total / 32).max(1).ilog2();
         let block_size = block_size.clamp(BLOCK_SIZE_MIN, BLOCK_SIZE_DEFAULT).min(table_size / 4);
-        let largest_record = (record_size(0, item_size_max) + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
+        let largest_record = (record_size(0, item_size_max) + OWN_CAS_SIZE + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
         let large = if largest_record > block_size { largest_record.max(total / 16) } else { 0 };
         let largest_read = largest_read(largest_record);
         let reads = largest_read.max((total / 16).min(READ_MEMORY_SIZE_MAX));

@@ -48,6 +48,7 @@ mod read;
 mod state;
 #[cfg(test)]
 mod tests;
+mod times;
 mod update;
 mod write;
 
@@ -68,7 +69,7 @@ use crate::disktable::format::Identity;
 use crate::error::OpenError;
 use crate::io::{Event, Io};
 use crate::limits::{SHARD_BITS, TABLE_COUNT_MIN};
-use crate::record::Record;
+use crate::record::{Header, Record};
 use crate::recovery::DataDirectory;
 use crate::stats::{StoreCounters, StoreGauges};
 use state::State;
@@ -124,6 +125,10 @@ pub enum Update {
     Keep,
     /// It gets the value in the scratch buffer.
     Replace(Meta),
+    /// It gets this expiry; its version stays. Nothing, when there is no record.
+    Touch(Seconds),
+    /// It is deleted. Nothing, when there is no record.
+    Delete,
 }
 
 /// What is stored beside a value.
@@ -133,8 +138,10 @@ pub struct Meta {
     pub client_flags: u32,
     /// Unix second at which the record is gone; 0 = never.
     pub expiry: Seconds,
-    /// Bits of the protocols.
+    /// Bits of the protocols, of which there are 15.
     pub bits: u16,
+    /// The CAS unique, if it is not to be a new one: see [`Store::cas_of`].
+    pub own_cas: Option<u64>,
 }
 
 /// A device read failed. The record may be readable later.
@@ -172,6 +179,7 @@ struct Shared<I: Io> {
     plan: MemoryPlan,
     salt: crate::digest::Salt,
     state: RefCell<State<I::File>>,
+    write_times: Rc<RefCell<times::WriteTimes>>,
     directory: Cell<Option<DataDirectory<I>>>,
     /// There are jobs for the flusher.
     work: Event,
@@ -208,6 +216,19 @@ impl<I: Io> Store<I> {
     #[must_use]
     pub fn cas_unique(&self, version: u64) -> u64 {
         version << SHARD_BITS | u64::from(self.shared.identity.shard)
+    }
+
+    /// The CAS unique of a record: its own, or the one that its version makes.
+    #[must_use]
+    pub fn cas_of(&self, header: &Header) -> u64 {
+        header.own_cas.unwrap_or_else(|| self.cas_unique(header.version))
+    }
+
+    /// When the write with this version happened, as far as is known: the second of the write, or a later one at which the version
+    /// had been reached; of writes before the store was opened, the second in which it was.
+    #[must_use]
+    pub fn written_at(&self, version: u64) -> Seconds {
+        self.shared.write_times.borrow().of(version)
     }
 
     /// What the store has done.

@@ -63,6 +63,12 @@ impl<F> DiskRead<F> {
         &self.plan.file
     }
 
+    /// Whether clients had fetched the record before the read was planned.
+    #[must_use]
+    pub fn was_fetched(&self) -> bool {
+        self.entry.hotness > 0
+    }
+
     /// Where in the file the read starts, in bytes; a multiple of the page.
     #[must_use]
     pub fn start(&self) -> u64 {
@@ -84,7 +90,7 @@ impl<F> DiskRead<F> {
 
     /// The record in `bytes`, with the expiry that it had when the read was planned.
     pub(super) fn record<'b>(&self, bytes: &'b [u8], key: &[u8]) -> Result<Record<'b>, Damage> {
-        self.plan.record(bytes, key).map(|record| with_expiry(record, self.entry))
+        self.plan.record(bytes, key).map(|record| as_indexed(record, self.entry))
     }
 
     /// The record in `bytes`, where [`Store::examine`](super::Store::examine) has found it before: nothing is verified
@@ -95,12 +101,13 @@ impl<F> DiskRead<F> {
     #[must_use]
     pub fn verified_record<'b>(&self, bytes: &'b [u8]) -> Record<'b> {
         let record = record::decode_trusted(&bytes[self.plan.place.offset as usize % PAGE_SIZE..]);
-        with_expiry(record.expect("the record was found in the same bytes before"), self.entry)
+        as_indexed(record.expect("the record was found in the same bytes before"), self.entry)
     }
 }
 
-/// The record with the expiry that it has now: a touch changes the index and not the record.
-pub(super) const fn with_expiry<'a>(mut record: Record<'a>, entry: Entry) -> Record<'a> {
+/// The record with what the index knows better: a touch, and a fetch, change the index and not the record.
+pub(super) const fn as_indexed<'a>(mut record: Record<'a>, entry: Entry) -> Record<'a> {
     record.header.expiry = entry.expiry;
+    record.was_fetched = entry.hotness > 0;
     record
 }

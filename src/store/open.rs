@@ -7,7 +7,9 @@ use std::rc::Rc;
 use super::ahead::SharedAnnounced;
 use super::budget::MemoryPlan;
 use super::state::State;
+use super::times::WriteTimes;
 use super::{Shared, Store, StoreOptions, table_count};
+use crate::clock::Seconds;
 use crate::disktable::catalog::{Catalog, TableState};
 use crate::disktable::format::Identity;
 use crate::disktable::writer::{self, TableWriter};
@@ -16,7 +18,7 @@ use crate::index::Index;
 use crate::io::{Event, Io};
 use crate::limits::{TABLE_COUNT_MIN, TABLE_SIZE_DEFAULT, TABLE_SIZE_MIN, VERSION_GAP};
 use crate::memtable::{Memtable, TableUse};
-use crate::record::record_size;
+use crate::record::{OWN_CAS_SIZE, record_size};
 use crate::recovery::tables::table_path;
 use crate::recovery::{DataDirectory, Geometry, Progress, Recovered, recover, replay};
 use crate::stats::StoreCounters;
@@ -53,7 +55,7 @@ impl<I: Io> Store<I> {
         let (capacity, table_size) = (options.capacity, superblock.table_size);
         let size = usize::try_from(table_size).map_err(|_| OpenError::Capacity { capacity, table_size })?;
         let table_count_max = table_count(capacity, table_size)?;
-        if !TableWriter::fits_empty(size, record_size(0, options.item_size_max)) {
+        if !TableWriter::fits_empty(size, record_size(0, options.item_size_max) + OWN_CAS_SIZE) {
             return Err(OpenError::ItemSize { item_size: options.item_size_max, table_size });
         }
         let plan = MemoryPlan::new(options.memory, options.item_size_max, size)?;
@@ -74,10 +76,12 @@ impl<I: Io> Store<I> {
         let resumed = recovered.writer.is_some();
         let gap = if directory.was_clean() { 0 } else { VERSION_GAP };
         let memtable = Memtable::new(io.block_buffers(plan.block_count, plan.block_size), plan.large);
-        let mut state = new_state(&plan, &options, (index, memtable, catalog), recovered, gap);
+        let mut state = new_state(&plan, &options, (index, memtable, catalog), recovered, gap, io.now());
         let took = io.monotonic().saturating_sub(started);
         state.counters.recovery_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let write_times = Rc::clone(&state.write_times);
         let shared = Shared {
+            write_times,
             io,
             identity,
             shard_directory,
@@ -108,6 +112,7 @@ fn new_state<F>(
     (index, memtable, catalog): (Index, Memtable, Catalog<F>),
     recovered: Recovered,
     version_gap: u64,
+    now: Seconds,
 ) -> State<F> {
     let table_size = plan.table_size;
     // A store without a table to go on with gets one before anybody sees the stand-in.
@@ -132,7 +137,7 @@ fn new_state<F>(
         sync_done: 0,
         spoiled: false,
         repeat_flush: false,
-        now: 0,
+        now,
         sweep_after: 0,
         version: recovered.version + version_gap,
         flush_due: recovered.flush_due,
@@ -143,6 +148,7 @@ fn new_state<F>(
         evict: options.evict,
         read_size: 0,
         reads_in_flight: 0,
+        write_times: Rc::new(RefCell::new(WriteTimes::new(now))),
     }
 }
 

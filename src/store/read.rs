@@ -4,7 +4,7 @@ use std::io::Error;
 
 use dma_alloc::Buffer;
 
-use super::obstacle::{DiskRead, Sought, with_expiry};
+use super::obstacle::{DiskRead, Sought, as_indexed};
 use super::state::State;
 use super::{ReadFailed, Shared, Store, worth_logging};
 use crate::clock::Seconds;
@@ -67,6 +67,12 @@ impl<I: Io> Store<I> {
                 None
             }
         }
+    }
+
+    /// Notes that a client has fetched the record that a read said was not fetched before.
+    pub fn note_fetched(&self, digest: &Digest) {
+        let warm = |entry: &mut Entry| entry.hotness = entry.hotness.max(1);
+        self.shared.state.borrow_mut().index.modify(digest, warm);
     }
 
     /// Counts a device read as under way.
@@ -178,6 +184,6 @@ impl<F> State<F> {
         let Some(bytes) = self.memtable.find(entry.pointer) else { return Whereabouts::Disk(self.disk_read(entry)) };
         let record = record::decode_trusted(bytes).expect("blocks hold what append has written");
         let is_its_own = record.key == key && record.header.kind == Kind::Value;
-        Whereabouts::Memory(entry, is_its_own.then(|| with_expiry(record, entry)))
+        Whereabouts::Memory(entry, is_its_own.then(|| as_indexed(record, entry)))
     }
 }

@@ -1,10 +1,12 @@
 //! Everything that a store knows, and the changes that happen at once, without waiting.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
 use super::obstacle::DiskRead;
+use super::times::WriteTimes;
 use super::worth_logging;
 use crate::clock::{Seconds, is_expired};
 use crate::digest::Digest;
@@ -83,6 +85,8 @@ pub(super) struct State<F> {
     /// Bytes of read buffers that the store's own reads use.
     pub(super) read_size: usize,
     pub(super) reads_in_flight: u64,
+    /// Shared with the store, which is asked while the rest is in use.
+    pub(super) write_times: Rc<RefCell<WriteTimes>>,
 }
 
 /// A record to be appended.
@@ -95,6 +99,7 @@ pub(super) struct Draft<'a> {
     pub(super) expiry: Seconds,
     pub(super) client_flags: u32,
     pub(super) bits: u16,
+    pub(super) own_cas: Option<u64>,
 }
 
 /// A digest that no key has: of records without a key.
@@ -103,16 +108,16 @@ pub(super) const NO_DIGEST: Digest = Digest([0; 20]);
 impl<'a> Draft<'a> {
     /// A record without a value.
     pub(super) fn guard(kind: Kind, digest: &'a Digest, key: &'a [u8], expiry: Seconds) -> Self {
-        Self { kind, digest, key, value: b"", expiry, client_flags: 0, bits: 0 }
+        Self { kind, digest, key, value: b"", expiry, client_flags: 0, bits: 0, own_cas: None }
     }
 
     pub(super) fn size(&self) -> usize {
-        record_size(self.key.len(), self.value.len())
+        self.header(0).record_size(self.key.len(), self.value.len())
     }
 
     fn header(&self, version: u64) -> Header {
-        let Self { kind, expiry, client_flags, bits, .. } = *self;
-        Header { kind, version, expiry, client_flags, bits }
+        let Self { kind, expiry, client_flags, bits, own_cas, .. } = *self;
+        Header { kind, version, expiry, client_flags, bits, own_cas }
     }
 
     fn summary(&self, version: u64, offset: u32) -> Summary {
@@ -274,6 +279,7 @@ impl<F> State<F> {
     /// Appends a record for which [`Self::make_room`] has just made room, and returns where it lies and its version.
     pub(super) fn append(&mut self, draft: Draft<'_>) -> (Pointer, u64) {
         self.version += 1;
+        self.write_times.borrow_mut().note(self.version, self.now);
         let offset = self.memtable.append(draft.size(), draft.header(self.version), draft.key, draft.value);
         self.writer.note(&draft.summary(self.version, offset));
         self.counters.records_written += 1;
@@ -294,6 +300,7 @@ impl<F> State<F> {
             return None;
         }
         self.version = version;
+        self.write_times.borrow_mut().note(version, self.now);
         let summary = draft.summary(version, entry.pointer.offset);
         let (index, _) = self.writer.summaries.find(entry.pointer.offset).expect("noted when it was appended");
         self.writer.summaries.replace(index, &summary);

@@ -27,7 +27,8 @@ struct Decision<T> {
 impl<I: Io> Store<I> {
     /// Decides what becomes of the record of `key`, if it is at hand: `change` gets the record, or `None`, and an empty
     /// buffer for the new value. It must not use the store, and it is called again when the whole is called again,
-    /// as the record may have changed until then; so the outcome is as if nothing had come in between.
+    /// as the record may have changed until then; so the outcome is as if nothing had come in between. What the
+    /// store has made of the decision comes back with what `change` said beside it; `None` if there was nothing to be done.
     ///
     /// A record that is on disk is at hand when `held` has brought it. What is held counts only if it is still the
     /// record of `key`.
@@ -104,6 +105,16 @@ impl<I: Io> Shared<I> {
             let Decision { entry, was_read, update, output } = decision;
             let stored = match update {
                 Update::Keep => None,
+                Update::Touch(expiry) => {
+                    let Some(entry) = entry else { return Ok((None, output)) };
+                    let touched = arrived.and_then(|()| state.touch_entry(digest, key, entry, expiry));
+                    Some(state.settle(touched)?)
+                }
+                Update::Delete => {
+                    let Some(_) = entry else { return Ok((None, output)) };
+                    let deleted = arrived.and_then(|()| state.delete_entry(digest, key));
+                    Some(state.settle(deleted)?)
+                }
                 Update::Replace(_) if !self.fits(key, scratch.len()) => Some(Stored::TooLarge),
                 Update::Replace(meta) => {
                     let draft = draft_value(digest, key, &scratch, meta);

@@ -120,8 +120,8 @@ impl<I: Io> Store<I> {
 }
 
 pub(super) fn draft_value<'a>(digest: &'a Digest, key: &'a [u8], value: &'a [u8], meta: Meta) -> Draft<'a> {
-    let Meta { client_flags, expiry, bits } = meta;
-    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits }
+    let Meta { client_flags, expiry, bits, own_cas } = meta;
+    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits, own_cas }
 }
 
 /// What a write that may be blocked is to its caller.
@@ -176,22 +176,14 @@ impl<I: Io> Shared<I> {
             if state.live_entry(digest, state.now).is_none() {
                 return Ok(Changed::NotFound);
             }
-            state.make_room(record_size(key.len(), 0), 0)?;
-            state.remove(digest);
-            state.append_guard(Draft::guard(Kind::Tombstone, digest, key, 0));
-            Ok(Changed::Done)
+            state.delete_entry(digest, key).map(|_| Changed::Done)
         })
     }
 
     fn touch(&self, digest: &Digest, key: &[u8], expiry: Seconds) -> Result<Changed, Blocked> {
         self.attempt(|state| {
             let Some(entry) = state.live_entry(digest, state.now) else { return Ok(Changed::NotFound) };
-            if !state.overwrite_expiry(entry, expiry) {
-                state.make_room(record_size(key.len(), 0), state.table_size / TOMBSTONE_PARTS)?;
-                state.append_guard(Draft::guard(Kind::Touch, digest, key, expiry));
-            }
-            state.index.set_expiry(digest, expiry);
-            Ok(Changed::Done)
+            state.touch_entry(digest, key, entry, expiry).map(|_| Changed::Done)
         })
     }
 
@@ -245,6 +237,30 @@ impl<F> State<F> {
         flushed
     }
 
+    /// Drops a record and notes that on disk. Returns the version.
+    pub(super) fn delete_entry(&mut self, digest: &Digest, key: &[u8]) -> Result<u64, Blocked> {
+        self.make_room(record_size(key.len(), 0), 0)?;
+        self.remove(digest);
+        self.append_guard(Draft::guard(Kind::Tombstone, digest, key, 0));
+        Ok(self.version)
+    }
+
+    /// Gives the record of `entry` another expiry, and returns the version.
+    pub(super) fn touch_entry(
+        &mut self,
+        digest: &Digest,
+        key: &[u8],
+        entry: Entry,
+        expiry: Seconds,
+    ) -> Result<u64, Blocked> {
+        if !self.overwrite_expiry(entry, expiry) {
+            self.make_room(record_size(key.len(), 0), self.table_size / TOMBSTONE_PARTS)?;
+            self.append_guard(Draft::guard(Kind::Touch, digest, key, expiry));
+        }
+        self.index.set_expiry(digest, expiry);
+        Ok(self.version)
+    }
+
     /// Writes a value whose key has `entry` now, and returns its version.
     pub(super) fn write_value(&mut self, draft: &Draft<'_>, entry: Option<Entry>) -> Result<u64, Blocked> {
         let version = self.place_value(draft, entry)?;
@@ -257,7 +273,7 @@ impl<F> State<F> {
         if let Some(entry) = entry
             && let Some((version, class)) = self.overwrite(entry, *draft)
         {
-            let replaced = self.point(draft.digest, Entry { class, expiry: draft.expiry, ..entry });
+            let replaced = self.point(draft.digest, Entry::new(entry.pointer, class, draft.expiry));
             assert_eq!(replaced, Ok(()), "an entry that is there needs no room");
             return Ok(version);
         }

@@ -128,12 +128,12 @@ fn start_is_refused_with_a_reason() {
     let superblock = Path::new(DIRECTORY).join("superblock");
     let newer = filled();
     newer.tamper(&superblock, |bytes| {
-        bytes[12] = 2;
+        bytes[12] = 3;
         bytes[8..12].fill(0);
         let checksum = crc32c::crc32c(bytes);
         bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
     });
-    assert!(matches!(refused(&newer, options()), OpenError::FormatVersion { found: 2, .. }));
+    assert!(matches!(refused(&newer, options()), OpenError::FormatVersion { found: 3, .. }));
     let damaged = filled();
     damaged.tamper(&superblock, |bytes| bytes[50] ^= 1);
     assert!(matches!(refused(&damaged, options()), OpenError::Superblock { .. }));
