@@ -94,6 +94,8 @@ async fn serve(directory: &Path, started: &Sender<(u16, Bell)>, is_stopping: &At
         item_size_max: ITEM_SIZE_MAX,
         memory: MEMORY,
         evict: true,
+        flush_enabled: true,
+        cas_enabled: true,
         port,
         verbosity: 0,
         started: wall_seconds(),

@@ -233,6 +233,8 @@ fn facts(arguments: &ServeArguments, listeners: &Listeners) -> Facts {
         item_size_max: usize::try_from(arguments.item_size).unwrap_or(usize::MAX),
         memory: arguments.memory_mib * MIB,
         evict: !arguments.disable_evictions,
+        flush_enabled: true,
+        cas_enabled: true,
         port: port.unwrap_or(0),
         verbosity: arguments.verbosity,
         started: wall_seconds(),

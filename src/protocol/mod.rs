@@ -4,8 +4,8 @@
 //! calls, knows no store, and allocates nothing on the path of a request: a [`Request`] borrows its key and value
 //! from the input.
 //!
-//! Start reading at [`parse`]. The text protocol lives in [`text`]; what a connection does with the results (buffers,
-//! values that are thrown away, answers to refused requests) lives in `server::connection`.
+//! Start reading at [`parse`]. The text protocol lives in [`text`], its meta commands in [`meta`]; what a connection does with
+//! the results (buffers, values that are thrown away, answers to refused requests) lives in `server::connection`.
 //!
 //! The grammar is that of memcached 1.6.18, byte for byte, with these deliberate differences:
 //!
@@ -14,23 +14,20 @@
 //! * numbers out of their range are refused where 1.6.18 keeps their low 32 bits (flags, size) or the time wraps
 //!   (exptime);
 //! * whether a line is too long depends on its bytes alone, never on how the network cut them;
-//! * a NUL byte is a byte like any other, it does not end the line;
-//! * a request that starts with the magic byte of the binary protocol closes the connection instead of hanging the
-//!   client.
+//! * a NUL byte is a byte like any other, it does not end the line.
 //!
 //! **Invariant:** the result for a prefix of a stream is either "incomplete" or the same as for any longer prefix.
 
 pub mod expiry;
+pub mod meta;
 pub mod text;
 
 #[cfg(test)]
 mod tests;
 
 pub use expiry::{Expiry, absolute_expiry};
+pub use meta::MetaRequest;
 pub use text::token::Keys;
-
-/// First byte of each request of memcached's binary protocol, which is not spoken here.
-const BINARY_REQUEST_MAGIC: u8 = 0x80;
 
 /// Bounds of what [`parse`] accepts that are set when the server starts. The others are constants of `limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +67,7 @@ pub enum Parsed<'a> {
         /// The client wants no answer, not even this one (as memcached has it).
         noreply: bool,
     },
-    /// The connection is to be closed without an answer: a line too long to be a request, an HTTP client, a binary
-    /// client.
+    /// The connection is to be closed without an answer: a line too long to be a request, an HTTP client.
     Close,
 }
 
@@ -84,6 +80,8 @@ pub enum Request<'a> {
         keys: Keys<'a>,
         /// `gets`: each value is answered with its CAS unique.
         with_cas: bool,
+        /// `gat` and `gats`: the exptime that each gets, as the client wrote it: see [`absolute_expiry`].
+        touch: Option<i64>,
     },
     /// `set`, `add`, `replace`, `append`, `prepend`, `cas` with a value that may be stored.
     Store(StoreRequest<'a>),
@@ -145,6 +143,10 @@ pub enum Request<'a> {
         /// What follows the command without the blanks around it; empty for the general statistics.
         argument: &'a [u8],
     },
+    /// `mn`, whose answer tells that everything before is answered.
+    MetaNoop,
+    /// The other meta commands.
+    Meta(MetaRequest<'a>),
     /// `quit`: the connection is to be closed once the answers before it are written.
     Quit,
 }
@@ -207,6 +209,32 @@ pub enum BadRequest {
     Exptime,
     /// The delta of `incr` or `decr` is not a number.
     Delta,
+    /// `mg` with too many flags.
+    MetaFlagsTooLong,
+    /// Another meta command with too many flags.
+    MetaOptionsTooLong,
+    /// A flag that does not exist.
+    MetaInvalid,
+    /// A flag comes twice.
+    MetaDuplicate,
+    /// The same, from `md` and `ma`.
+    MetaInvalidOrDuplicate,
+    /// A flag's value is not a number.
+    MetaToken,
+    /// The value of `J` is not a number.
+    MetaInitial,
+    /// The value of `D` is not a number.
+    MetaDelta,
+    /// The key is not in base64.
+    MetaKeyEncoding,
+    /// The opaque is too long.
+    MetaOpaque,
+    /// A mode is one letter.
+    MetaModeLength,
+    /// No mode of `ms`.
+    MetaSetMode,
+    /// No mode of `ma`.
+    MetaArithmeticMode,
 }
 
 impl BadRequest {
@@ -220,6 +248,19 @@ impl BadRequest {
             Self::DataChunk => b"CLIENT_ERROR bad data chunk\r\n",
             Self::Exptime => b"CLIENT_ERROR invalid exptime argument\r\n",
             Self::Delta => b"CLIENT_ERROR invalid numeric delta argument\r\n",
+            Self::MetaFlagsTooLong => b"CLIENT_ERROR options flags are too long\r\n",
+            Self::MetaOptionsTooLong => b"CLIENT_ERROR options flags too long\r\n",
+            Self::MetaInvalid => b"CLIENT_ERROR invalid flag\r\n",
+            Self::MetaDuplicate => b"CLIENT_ERROR duplicate flag\r\n",
+            Self::MetaInvalidOrDuplicate => b"CLIENT_ERROR invalid or duplicate flag\r\n",
+            Self::MetaToken => b"CLIENT_ERROR bad token in command line format\r\n",
+            Self::MetaInitial => b"CLIENT_ERROR invalid numeric initial value\r\n",
+            Self::MetaDelta => b"CLIENT_ERROR invalid numeric delta value\r\n",
+            Self::MetaKeyEncoding => b"CLIENT_ERROR error decoding key\r\n",
+            Self::MetaOpaque => b"CLIENT_ERROR opaque token too long\r\n",
+            Self::MetaModeLength => b"CLIENT_ERROR incorrect length for M token\r\n",
+            Self::MetaSetMode => b"CLIENT_ERROR invalid mode for ms M token\r\n",
+            Self::MetaArithmeticMode => b"CLIENT_ERROR invalid mode for ma M token\r\n",
         }
     }
 }
@@ -235,9 +276,6 @@ pub fn parse<'a>(input: &'a [u8], limits: &ParseLimits) -> Parsed<'a> {
 /// line that arrives in many pieces linear.
 #[must_use]
 pub fn parse_resumed<'a>(input: &'a [u8], newline_free_size: usize, limits: &ParseLimits) -> Parsed<'a> {
-    if input.first() == Some(&BINARY_REQUEST_MAGIC) {
-        return Parsed::Close;
-    }
     text::parse::parse(input, newline_free_size, limits)
 }
 

@@ -27,13 +27,6 @@ fn expiry_follows_the_thirty_day_rule() {
 }
 
 #[test]
-fn a_binary_client_is_turned_away_at_its_first_byte() {
-    assert_eq!(parse(b"\x80", &LIMITS), Parsed::Close);
-    assert_eq!(parse(b"\x80\x0a\0\0\0\0\0\0", &LIMITS), Parsed::Close);
-    assert!(matches!(parse(b"get \x80\r\n", &LIMITS), Parsed::Request { .. }), "in a key it is a byte like any other");
-}
-
-#[test]
 fn nothing_is_said_about_no_input() {
     assert_eq!(parse(b"", &LIMITS), Parsed::IncompleteLine);
 }

@@ -78,6 +78,7 @@ pub struct Parser {
 #[derive(Clone, Copy, Debug)]
 struct RestOfGet {
     with_cas: bool,
+    touch: Option<i64>,
     /// Bytes of the line that are left, with its end.
     size: usize,
 }
@@ -93,12 +94,12 @@ impl Parser {
             self.swallow_size -= size as u64;
             return Step::Drop(size);
         }
-        if let Some(RestOfGet { with_cas, size }) = self.rest {
+        if let Some(RestOfGet { with_cas, touch, size }) = self.rest {
             // Just what the parser takes off: keys may end in other white space.
             let line = unparsed[..size].strip_suffix(b"\n").unwrap_or(unparsed);
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             return Step::Request {
-                request: Request::Get { keys: Keys::new(line), with_cas },
+                request: Request::Get { keys: Keys::new(line), with_cas, touch },
                 consumed: size,
                 swallow_size: 0,
             };
@@ -133,9 +134,9 @@ impl Parser {
 
     /// The get that the last step gave is done with but for its last keys: the unparsed bytes begin with them now, and
     /// `size` bytes of its line are left.
-    pub fn paused(&mut self, with_cas: bool, size: usize) {
+    pub fn paused(&mut self, with_cas: bool, touch: Option<i64>, size: usize) {
         self.executed(0);
-        self.rest = Some(RestOfGet { with_cas, size });
+        self.rest = Some(RestOfGet { with_cas, touch, size });
     }
 
     /// Whether the unparsed bytes begin with a request, as far as is known.

@@ -96,16 +96,18 @@ impl Server {
                         Executed::Done(After::Continue) => {}
                         Executed::Done(After::Close) => return (bytes.len(), count, Stopped::Close),
                         Executed::Paused { rest, until } => {
-                            let Request::Get { with_cas, .. } = request else { unreachable!("only gets pause") };
+                            let Request::Get { with_cas, touch, .. } = request else { unreachable!("only gets pause") };
                             let done = rest.rest().as_ptr().addr() - unparsed.as_ptr().addr();
-                            parser.paused(with_cas, consumed - done);
+                            parser.paused(with_cas, touch, consumed - done);
                             let stopped = match until {
                                 Pause::Reads => Stopped::Waits(Waits::Reads),
                                 Pause::Output => Stopped::Waits(Waits::Output),
+                                Pause::Room => Stopped::Waits(Waits::Room),
                                 Pause::Turn => Stopped::Turn,
                             };
                             return (position + done, count + KEYS_PER_TURN, stopped);
                         }
+                        Executed::NoReads => return (position, count, Stopped::Waits(Waits::Reads)),
                         Executed::Blocked(Obstacle::Room) => return (position, count, Stopped::Waits(Waits::Room)),
                         Executed::Blocked(Obstacle::Disk(disk)) => {
                             *held = None;

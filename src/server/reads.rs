@@ -101,6 +101,11 @@ impl Reads {
         self.pendings.len() <= PENDING_COUNT_MAX / 4 * 3 && self.reads.len() <= READ_COUNT_MAX / 4 * 3
     }
 
+    /// Whether [`Self::add_get`] takes any get now.
+    pub(super) fn takes_more(&self) -> bool {
+        !self.pendings.is_full() && !self.reads.is_full()
+    }
+
     /// Takes a get; `None` when the tables are full.
     pub(super) fn add_get(&mut self, session: Key, position: u64, get: PendingGet<RingFile>) -> Option<Key> {
         let disk = get.read().clone();

@@ -249,6 +249,10 @@ impl Answers<RingFile> for Answering<'_> {
         true
     }
 
+    fn has_room_to_read(&mut self) -> bool {
+        self.reads.takes_more()
+    }
+
     fn is_full(&mut self) -> bool {
         self.queue.is_full()
     }

@@ -1,23 +1,38 @@
-//! `get` and `gets`: from memory at once, from disk in two steps.
+//! Fetching items: from memory at once, from disk in two steps.
 
 use std::fmt;
 
+use super::meta::Asked;
 use super::{After, Answers, Executed, Pause, Shard, ValueSink};
+use crate::clock::Seconds;
 use crate::digest::Digest;
 use crate::io::Io;
 use crate::limits::{KEY_SIZE_MAX, KEYS_PER_TURN};
 use crate::protocol::Keys;
 use crate::protocol::text::encode::{Answer, encode_answer, encode_value, encode_value_header};
 use crate::record::Record;
-use crate::store::{AHEAD_COUNT, DiskRead, Sought};
+use crate::store::{AHEAD_COUNT, DiskRead, Obstacle, Sought};
 
 /// A get of one key whose record must be read first. It holds its key itself, so that nothing is allocated for it.
 pub struct PendingGet<F> {
-    digest: Digest,
+    pub(super) digest: Digest,
     key: [u8; KEY_SIZE_MAX],
     key_size: u8,
-    with_cas: bool,
-    read: DiskRead<F>,
+    pub(super) form: Form,
+    pub(super) read: DiskRead<F>,
+}
+
+/// In which form a get is answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// A line and the value.
+    Text {
+        with_cas: bool,
+        /// It is a `gat`.
+        touches: bool,
+    },
+    /// As its flags say.
+    Meta(Asked),
 }
 
 /// What a read has come to.
@@ -25,7 +40,7 @@ pub struct PendingGet<F> {
 pub enum Settled {
     /// The record is in the bytes: [`Shard::encode_hit`] makes the answer when its turn has come.
     Hit,
-    /// The record was elsewhere by now, in memory: the answer was appended to `encoded`.
+    /// The answer was appended to `encoded`.
     Encoded,
     /// There is no record, and no answer.
     Miss,
@@ -34,11 +49,11 @@ pub enum Settled {
 }
 
 impl<F> PendingGet<F> {
-    fn new(digest: Digest, key: &[u8], with_cas: bool, read: DiskRead<F>) -> Self {
+    pub(super) fn new(digest: Digest, key: &[u8], form: Form, read: DiskRead<F>) -> Self {
         let mut bytes = [0; KEY_SIZE_MAX];
         bytes[..key.len()].copy_from_slice(key);
         let key_size = u8::try_from(key.len()).expect("KEY_SIZE_MAX fits a byte");
-        Self { digest, key: bytes, key_size, with_cas, read }
+        Self { digest, key: bytes, key_size, form, read }
     }
 
     /// What is to be read.
@@ -47,7 +62,7 @@ impl<F> PendingGet<F> {
         &self.read
     }
 
-    fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         &self.key[..usize::from(self.key_size)]
     }
 }
@@ -58,13 +73,25 @@ impl<F> fmt::Debug for PendingGet<F> {
     }
 }
 
+/// What kept a get from being answered. Nothing is done then.
+pub(super) enum Stopped<F> {
+    /// No more reads can be taken.
+    Reads,
+    At(Obstacle<F>),
+}
+
+/// What came of one key of a get.
+pub(super) type Fetch<F> = Result<(), Stopped<F>>;
+
 impl<I: Io> Shard<I> {
     pub(super) fn get<'a>(
         &self,
         keys: &Keys<'a>,
         with_cas: bool,
+        touch: Option<i64>,
         answers: &mut impl Answers<I::File>,
     ) -> Executed<'a, I::File> {
+        let expiry = touch.map(|exptime| self.expiry(exptime));
         let mut keys = keys.clone();
         let mut rest = keys.clone();
         let mut not_announced = 0;
@@ -79,16 +106,14 @@ impl<I: Io> Shard<I> {
                 }
             }
             not_announced -= 1;
-            let digest = self.store.digest(key);
-            let append = |record: Record<'_>| self.encode(key, with_cas, &record, answers.buffer());
-            match self.store.seek(&digest, key, append) {
-                Sought::Found(()) => self.count_get(true),
-                Sought::Absent => self.count_get(false),
-                Sought::Disk(read) => {
-                    if !answers.read_later(PendingGet::new(digest, key, with_cas, read)) {
-                        return Executed::Paused { rest, until: Pause::Reads };
-                    }
-                }
+            let fetched = match expiry {
+                None => self.get_one(key, with_cas, answers),
+                Some(expiry) => self.get_and_touch(key, with_cas, expiry, answers),
+            };
+            match fetched {
+                Ok(()) => {}
+                Err(Stopped::Reads) => return Executed::Paused { rest, until: Pause::Reads },
+                Err(Stopped::At(_)) => return Executed::Paused { rest, until: Pause::Room },
             }
             rest = keys.clone();
             next = keys.next();
@@ -104,24 +129,107 @@ impl<I: Io> Shard<I> {
         Executed::Done(After::Continue)
     }
 
+    #[inline]
+    fn get_one(&self, key: &[u8], with_cas: bool, answers: &mut impl Answers<I::File>) -> Fetch<I::File> {
+        let digest = self.store.digest(key);
+        let append = |record: Record<'_>| {
+            self.encode(key, with_cas, &record, answers.buffer());
+            record.was_fetched
+        };
+        match self.store.seek(&digest, key, append) {
+            Sought::Found(was_fetched) => {
+                self.note_fetched(&digest, was_fetched);
+                self.count_get(true);
+            }
+            Sought::Absent => self.count_get(false),
+            Sought::Disk(read) => {
+                let was_fetched = read.was_fetched();
+                let form = Form::Text { with_cas, touches: false };
+                return self.read_later(PendingGet::new(digest, key, form, read), None, was_fetched, answers);
+            }
+        }
+        Ok(())
+    }
+
+    /// `gat` of one key. It is looked for first: one that expires at once is still answered.
+    fn get_and_touch(
+        &self,
+        key: &[u8],
+        with_cas: bool,
+        expiry: Seconds,
+        answers: &mut impl Answers<I::File>,
+    ) -> Fetch<I::File> {
+        let digest = self.store.digest(key);
+        let start = answers.buffer().len();
+        let append = |record: Record<'_>| self.encode(key, with_cas, &record, answers.buffer());
+        match self.store.seek(&digest, key, append) {
+            Sought::Found(()) => {
+                if let Err(obstacle) = self.touch_item(key, expiry) {
+                    answers.buffer().truncate(start);
+                    return Err(Stopped::At(obstacle));
+                }
+                self.note_fetched(&digest, false);
+            }
+            Sought::Absent => self.count_touch(false),
+            Sought::Disk(read) => {
+                let was_fetched = read.was_fetched();
+                let form = Form::Text { with_cas, touches: true };
+                return self.read_later(PendingGet::new(digest, key, form, read), Some(expiry), was_fetched, answers);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out a read, and gives its record another expiry if it gets one; or does neither. The get is counted when the
+    /// read has ended.
+    pub(super) fn read_later(
+        &self,
+        get: PendingGet<I::File>,
+        expiry: Option<Seconds>,
+        was_fetched: bool,
+        answers: &mut impl Answers<I::File>,
+    ) -> Fetch<I::File> {
+        if !answers.has_room_to_read() {
+            return Err(Stopped::Reads);
+        }
+        if let Some(expiry) = expiry {
+            self.store.try_touch(get.key(), expiry).map_err(Stopped::At)?;
+        }
+        self.note_fetched(&get.digest, was_fetched);
+        if answers.read_later(get) { Ok(()) } else { Err(Stopped::Reads) }
+    }
+
     /// What a get's read has come to, with the `bytes` that it brought, or `None` when the device failed: such a record
     /// is a miss, as with extstore; `stats` counts it.
     pub fn settle(&self, get: &mut PendingGet<I::File>, bytes: Option<&[u8]>, encoded: &mut Vec<u8>) -> Settled {
-        let settled = self.settle_uncounted(get, bytes, encoded);
-        match settled {
-            Settled::Hit | Settled::Encoded => self.count_get(true),
-            Settled::Miss => self.count_get(false),
-            Settled::Again => {}
+        let settled = match get.form {
+            Form::Text { with_cas, .. } => self.settle_text(get, with_cas, bytes, encoded),
+            Form::Meta(asked) => return self.settle_meta(get, &asked, bytes, encoded),
+        };
+        let is_hit = match settled {
+            Settled::Hit | Settled::Encoded => true,
+            Settled::Miss => false,
+            Settled::Again => return settled,
+        };
+        match get.form {
+            Form::Text { touches: true, .. } => self.count_touch(is_hit),
+            _ => self.count_get(is_hit),
         }
         settled
     }
 
-    fn settle_uncounted(&self, get: &mut PendingGet<I::File>, bytes: Option<&[u8]>, encoded: &mut Vec<u8>) -> Settled {
+    fn settle_text(
+        &self,
+        get: &mut PendingGet<I::File>,
+        with_cas: bool,
+        bytes: Option<&[u8]>,
+        encoded: &mut Vec<u8>,
+    ) -> Settled {
         let Some(bytes) = bytes else { return Settled::Miss };
         if self.store.examine(&get.digest, get.key(), &get.read, bytes).is_some() {
             return Settled::Hit;
         }
-        let append = |record: Record<'_>| self.encode(get.key(), get.with_cas, &record, encoded);
+        let append = |record: Record<'_>| self.encode(get.key(), with_cas, &record, encoded);
         match self.store.seek(&get.digest, get.key(), append) {
             Sought::Found(()) => Settled::Encoded,
             Sought::Absent => Settled::Miss,
@@ -138,25 +246,47 @@ impl<I: Io> Shard<I> {
     /// When it has not.
     pub fn encode_hit(&self, get: &PendingGet<I::File>, bytes: &[u8], sink: &mut impl ValueSink) {
         let record = get.read.verified_record(bytes);
-        let (flags, cas) = (record.header.client_flags, self.cas(get.with_cas, &record));
-        encode_value_header(sink.buffer(), get.key(), flags, cas, record.value.len());
+        match &get.form {
+            Form::Text { with_cas, .. } => {
+                let cas = with_cas.then(|| self.cas(&record.header));
+                encode_value_header(sink.buffer(), get.key(), record.header.client_flags, cas, record.value.len());
+            }
+            Form::Meta(asked) => {
+                if !self.encode_meta_header(get.key(), asked, &record, sink.buffer()) {
+                    return;
+                }
+            }
+        }
         sink.value(record.value);
         sink.buffer().extend_from_slice(b"\r\n");
     }
 
     fn encode(&self, key: &[u8], with_cas: bool, record: &Record<'_>, out: &mut Vec<u8>) {
-        encode_value(out, key, record.header.client_flags, self.cas(with_cas, record), record.value);
+        let cas = with_cas.then(|| self.cas(&record.header));
+        encode_value(out, key, record.header.client_flags, cas, record.value);
     }
 
-    fn cas(&self, with_cas: bool, record: &Record<'_>) -> Option<u64> {
-        with_cas.then(|| self.store.cas_unique(record.header.version))
+    /// Notes that somebody fetches a record, unless somebody has before.
+    #[inline]
+    pub(super) fn note_fetched(&self, digest: &Digest, was_fetched: bool) {
+        if !was_fetched {
+            self.store.note_fetched(digest);
+        }
     }
 
-    fn count_get(&self, is_hit: bool) {
+    pub(super) fn count_get(&self, is_hit: bool) {
         self.count(|counters| {
             counters.cmd_get += 1;
             counters.get_hits += u64::from(is_hit);
             counters.get_misses += u64::from(!is_hit);
+        });
+    }
+
+    pub(super) fn count_touch(&self, is_hit: bool) {
+        self.count(|counters| {
+            counters.cmd_touch += 1;
+            counters.touch_hits += u64::from(is_hit);
+            counters.touch_misses += u64::from(!is_hit);
         });
     }
 }

@@ -8,6 +8,8 @@
 //! **Invariant:** a request, and each key of a `get`, is counted once: when its answer is known.
 
 mod get;
+mod meta;
+mod operations;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,9 @@ pub trait Answers<F> {
     /// it. False when no more reads can be taken at the moment.
     fn read_later(&mut self, get: PendingGet<F>) -> bool;
 
+    /// Whether [`Self::read_later`] would take a read now.
+    fn has_room_to_read(&mut self) -> bool;
+
     /// Whether a request of many keys should pause here. Asked between any two keys.
     fn is_full(&mut self) -> bool;
 }
@@ -53,8 +58,7 @@ pub trait ValueSink {
 pub enum Executed<'a, F> {
     /// It is done; the answer is appended, but for the gets that are to be read.
     Done(After),
-    /// Some keys of a get are left: it goes on with a `Request::Get` of `rest` and the same `with_cas`, which ends the
-    /// whole answer.
+    /// Some keys of a get are left: it goes on with a `Request::Get` of `rest`, else the same, which ends the whole answer.
     Paused {
         /// The keys that are left, at least one.
         rest: Keys<'a>,
@@ -64,6 +68,8 @@ pub enum Executed<'a, F> {
     /// Nothing is done yet: to be executed again as it is, without the obstacle. It is never [`Obstacle::ReadFailed`],
     /// which has an answer.
     Blocked(Obstacle<F>),
+    /// Nothing is done yet, as no more reads can be taken: to be executed again when some have ended.
+    NoReads,
 }
 
 /// What a get of many keys waits for.
@@ -73,6 +79,8 @@ pub enum Pause {
     Reads,
     /// [`Answers::is_full`]: that answers are sent.
     Output,
+    /// The store makes room for a `gat`.
+    Room,
     /// [`KEYS_PER_TURN`](crate::limits::KEYS_PER_TURN) keys are looked up: its next turn.
     Turn,
 }
@@ -97,6 +105,10 @@ pub struct Facts {
     pub memory: usize,
     /// `-M` was not given.
     pub evict: bool,
+    /// `-F` was not given: `flush_all` is allowed.
+    pub flush_enabled: bool,
+    /// `-C` was not given: items have CAS uniques.
+    pub cas_enabled: bool,
     /// The first port.
     pub port: u16,
     /// Number of `-v`.

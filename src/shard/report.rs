@@ -58,7 +58,7 @@ impl<I: Io> Shard<I> {
             ("cmd_set", counters.cmd_set),
             ("cmd_flush", counters.cmd_flush),
             ("cmd_touch", counters.cmd_touch),
-            ("cmd_meta", 0),
+            ("cmd_meta", counters.cmd_meta),
             ("get_hits", counters.get_hits),
             ("get_misses", counters.get_misses),
             ("get_expired", self.store.counters().expired),

@@ -86,6 +86,7 @@ pub struct CommandCounters {
     pub cmd_set: u64,
     pub cmd_flush: u64,
     pub cmd_touch: u64,
+    pub cmd_meta: u64,
     pub get_hits: u64,
     pub get_misses: u64,
     pub delete_misses: u64,

@@ -4,6 +4,7 @@
 //! alone says what a request is.
 
 use crate::limits::KEY_SIZE_MAX;
+use crate::protocol::meta;
 
 /// Keys of this many requests are looked for.
 const KEY_COUNT_MAX: usize = 16;
@@ -46,6 +47,10 @@ fn one(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let line_size = memchr::memchr(b'\n', &bytes[..bytes.len().min(LINE_SIZE_MAX)])?;
     let line = &bytes[..line_size];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let [b'm', letter, b' ', arguments @ ..] = line {
+        let (key, value_size) = meta::parse::glance(*letter, arguments)?;
+        return is_key(key).then_some((key, line_size + 1 + value_size));
+    }
     let mut words = line.split(|byte| *byte == b' ');
     let (verb, key) = (words.next()?, words.next()?);
     let value_size = match verb {
@@ -54,8 +59,11 @@ fn one(bytes: &[u8]) -> Option<(&[u8], usize)> {
         b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => number(words.nth(2)?)? + b"\r\n".len(),
         _ => return None,
     };
-    let is_key = !key.is_empty() && key.len() <= KEY_SIZE_MAX;
-    is_key.then_some((key, line_size + 1 + value_size))
+    is_key(key).then_some((key, line_size + 1 + value_size))
+}
+
+fn is_key(token: &[u8]) -> bool {
+    (1..=KEY_SIZE_MAX).contains(&token.len())
 }
 
 /// A size, if it is a small one.

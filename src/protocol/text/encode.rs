@@ -25,6 +25,8 @@ pub enum Answer {
     Touched,
     /// `flush_all`, `verbosity`.
     Ok,
+    /// `mn`.
+    MetaNoop,
     /// `stats reset`.
     Reset,
     /// End of the values of a `get` or of the lines of `stats`.
@@ -57,6 +59,7 @@ impl Answer {
             Self::Deleted => b"DELETED\r\n",
             Self::Touched => b"TOUCHED\r\n",
             Self::Ok => b"OK\r\n",
+            Self::MetaNoop => b"MN\r\n",
             Self::Reset => b"RESET\r\n",
             Self::End => b"END\r\n",
             Self::Error => b"ERROR\r\n",
@@ -126,6 +129,6 @@ pub fn encode_version(out: &mut Vec<u8>, version: &str) {
 }
 
 #[inline]
-fn append_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+pub(in crate::protocol) fn append_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

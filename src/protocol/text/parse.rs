@@ -4,15 +4,15 @@ use memchr::memchr;
 
 use crate::limits::{COMMAND_LINE_SIZE_MAX, ITEM_OVERHEAD_SIZE, KEY_SIZE_MAX, MULTIGET_LINE_SIZE_MAX};
 
-use super::super::{BadRequest, Direction, ParseLimits, Parsed, Request, StoreRequest, StoreVerb};
+use super::super::{BadRequest, Direction, ParseLimits, Parsed, Request, StoreRequest, StoreVerb, meta};
 use super::token::{Arguments, Keys, Tokens, signed, skip_blanks, trim_blanks, unsigned, unsigned_32};
 
 /// What ends a value, in bytes.
-const VALUE_END: &[u8] = b"\r\n";
+pub(in crate::protocol) const VALUE_END: &[u8] = b"\r\n";
 
 /// Largest value size that is a size at all, in bytes; above it memcached calls the line malformed and does not drop
 /// the value.
-const VALUE_SIZE_MAX: u64 = i32::MAX as u64 - VALUE_END.len() as u64;
+pub(in crate::protocol) const VALUE_SIZE_MAX: u64 = i32::MAX as u64 - VALUE_END.len() as u64;
 
 /// Bytes that memcached spends on client flags, which it leaves out when they are 0. They count against `-I`.
 const FLAGS_SIZE: u64 = 4;
@@ -51,8 +51,17 @@ pub(in crate::protocol) fn parse<'a>(input: &'a [u8], newline_free_size: usize, 
     let (name, arguments) = line.split_at(line.iter().position(|&byte| byte == b' ').unwrap_or(line.len()));
     let storage = |verb| parse_storage(verb, arguments, consumed, &value[1..], limits);
     let outcome = match name {
-        b"get" => parse_get(arguments, false),
+        b"get" | b"bget" => parse_get(arguments, false),
         b"set" => return storage(StoreVerb::Set),
+        [b'm', letter] => {
+            let command = meta::parse::parse(*letter, arguments, consumed, &value[1..], limits);
+            return command.unwrap_or(Parsed::Bad {
+                error: BadRequest::Command,
+                consumed,
+                swallow_size: 0,
+                noreply: false,
+            });
+        }
         b"gets" => parse_get(arguments, true),
         b"add" => return storage(StoreVerb::Add),
         b"cas" => return storage(StoreVerb::Cas(0)),
@@ -61,6 +70,8 @@ pub(in crate::protocol) fn parse<'a>(input: &'a [u8], newline_free_size: usize, 
         b"prepend" => return storage(StoreVerb::Prepend),
         b"delete" => parse_delete(arguments),
         b"touch" => parse_touch(arguments),
+        b"gat" => parse_get_and_touch(arguments, false),
+        b"gats" => parse_get_and_touch(arguments, true),
         b"incr" => parse_arithmetic(arguments, Direction::Increment),
         b"decr" => parse_arithmetic(arguments, Direction::Decrement),
         b"flush_all" => parse_flush_all(arguments),
@@ -109,7 +120,19 @@ fn parse_get(arguments: &[u8], with_cas: bool) -> Outcome<'_> {
     if is_key_bad(first) || keys.any(is_key_bad) {
         return Err(Refusal::answered(BadRequest::LineFormat));
     }
-    Ok(Request::Get { keys: Keys::new(arguments), with_cas })
+    Ok(Request::Get { keys: Keys::new(arguments), with_cas, touch: None })
+}
+
+fn parse_get_and_touch(arguments: &[u8], with_cas: bool) -> Outcome<'_> {
+    let mut keys = Tokens::new(arguments);
+    let Some(exptime) = keys.next() else {
+        return Err(Refusal::answered(BadRequest::Command));
+    };
+    let exptime = signed(exptime).ok_or_else(|| Refusal::answered(BadRequest::Exptime))?;
+    if keys.clone().any(is_key_bad) {
+        return Err(Refusal::answered(BadRequest::LineFormat));
+    }
+    Ok(Request::Get { keys: Keys::new(keys.rest()), with_cas, touch: Some(exptime) })
 }
 
 /// Reads `<key> <flags> <exptime> <bytes> [<cas unique>] [noreply]` and the value. `consumed` is the size of the line,
@@ -140,7 +163,7 @@ fn parse_storage<'a>(
     if is_key_bad(key) {
         return bad_line(ended_size);
     }
-    if item_size(key, flags, value_size) > limits.item_size_max as u64 {
+    if item_size(key.len(), flags, value_size) > limits.item_size_max as u64 {
         return Parsed::Request {
             request: Request::TooLarge { verb, key, noreply },
             consumed,
@@ -171,9 +194,9 @@ fn parse_storage_numbers(verb: StoreVerb, arguments: &Arguments<'_>) -> Option<(
 }
 
 /// Size of an item in bytes as memcached counts it against `-I`.
-fn item_size(key: &[u8], flags: u32, value_size: u64) -> u64 {
+pub(in crate::protocol) fn item_size(key_size: usize, flags: u32, value_size: u64) -> u64 {
     let flags_size = if flags == 0 { 0 } else { FLAGS_SIZE };
-    (ITEM_OVERHEAD_SIZE + key.len()) as u64 + flags_size + value_size
+    (ITEM_OVERHEAD_SIZE + key_size) as u64 + flags_size + value_size
 }
 
 fn parse_delete(arguments: &[u8]) -> Outcome<'_> {

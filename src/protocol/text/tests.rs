@@ -175,7 +175,7 @@ fn get_lists_its_keys_in_order() {
         (b"  gets   a   b  \r\n", &[b"a", b"b"], true),
         (b"get k\0\t\xff\r\r\n", &[b"k\0\t\xff\r"], false),
     ] {
-        let Request::Get { keys, with_cas } = request(line) else { panic!() };
+        let Request::Get { keys, with_cas, touch: None } = request(line) else { panic!() };
         assert_eq!(keys.clone().collect::<Vec<_>>(), expected, "{}", line.escape_ascii());
         assert_eq!(keys.collect::<Vec<_>>(), expected, "a clone does not move the original");
         assert_eq!(with_cas, expected_cas);

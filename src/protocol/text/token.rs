@@ -9,13 +9,18 @@ const ARGUMENT_COUNT_MAX: usize = 6;
 
 /// The tokens of a line: what lies between runs of blanks. Only 0x20 is a blank, as in memcached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tokens<'a> {
+pub(in crate::protocol) struct Tokens<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(line: &'a [u8]) -> Self {
+    pub(in crate::protocol) fn new(line: &'a [u8]) -> Self {
         Self { rest: line }
+    }
+
+    /// The bytes of the tokens that were not given yet, empty when there are none.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        skip_blanks(self.rest)
     }
 }
 
@@ -56,7 +61,7 @@ impl<'a> Keys<'a> {
     /// them.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
-        skip_blanks(self.tokens.rest)
+        self.tokens.rest()
     }
 }
 
@@ -133,13 +138,13 @@ pub(in crate::protocol) fn unsigned(token: &[u8]) -> Option<u64> {
 
 /// An unsigned number of 32 bits; a larger one is refused.
 #[inline]
-pub(super) fn unsigned_32(token: &[u8]) -> Option<u32> {
+pub(in crate::protocol) fn unsigned_32(token: &[u8]) -> Option<u32> {
     u32::try_from(unsigned(token)?).ok()
 }
 
 /// A signed number, read as memcached does (`strtol`).
 #[inline]
-pub(super) fn signed(token: &[u8]) -> Option<i64> {
+pub(in crate::protocol) fn signed(token: &[u8]) -> Option<i64> {
     let (negative, magnitude) = magnitude(token)?;
     if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
 }
