@@ -322,11 +322,11 @@ mod tests {
     fn a_newer_format_is_named() {
         let mut page = vec![0u8; PAGE_SIZE];
         mark().encode(MarkKind::Header, &mut page);
-        page[12] = 2;
+        page[12] = 3;
         page[CHECKSUM_AT].fill(0);
         let checksum = crc32c::crc32c(&page);
         page[CHECKSUM_AT].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(Mark::decode(MarkKind::Header, &page, IDENTITY), Err(MarkDamage::Version(2)));
+        assert_eq!(Mark::decode(MarkKind::Header, &page, IDENTITY), Err(MarkDamage::Version(3)));
     }
 
     #[test]
