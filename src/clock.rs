@@ -3,6 +3,17 @@
 /// Unix seconds. 0 as an expiry means "never".
 pub type Seconds = u32;
 
+/// How a clock is to be changed, so that a test need not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockChange {
+    /// It stands still.
+    Pause,
+    /// It goes on, where it would be had it not stood still.
+    Resume,
+    /// It is put forward by so many seconds, or back.
+    Shift(i64),
+}
+
 /// Whether a record that expires at `expiry` (0 = never) is gone at `now`. memcached: an item is gone from the second
 /// on that it names.
 #[must_use]

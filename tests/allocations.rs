@@ -99,6 +99,10 @@ async fn serve(directory: &Path, started: &Sender<(u16, Bell)>, is_stopping: &At
         port,
         verbosity: 0,
         started: wall_seconds(),
+        shutdown_enabled: false,
+        dump_enabled: true,
+        watch_enabled: true,
+        debug_commands: false,
     };
     let shard = Shard::new(store, Rc::clone(&connections), facts);
     let server_options = ServerOptions { requests_per_turn: 20, idle_timeout: None, spin: Duration::ZERO };

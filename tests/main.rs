@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test, and the panic says where")]
 
+mod admin;
 mod allocations;
 mod badinput;
 mod brokenworld;

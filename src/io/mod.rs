@@ -23,7 +23,7 @@ use dma_alloc::Buffer;
 
 pub use event::Event;
 
-use crate::clock::Seconds;
+use crate::clock::{ClockChange, Seconds};
 
 /// Names of files that are made and removed while finding out what a directory can do begin with this.
 pub const PROBE_PREFIX: &str = ".probe-";
@@ -37,6 +37,9 @@ pub trait Io: Clone + 'static {
 
     /// The wall clock.
     fn now(&self) -> Seconds;
+
+    /// Changes what [`Self::now`] says from now on, in worlds whose clock can be changed.
+    fn change_clock(&self, _change: ClockChange) {}
 
     /// Time since some fixed moment, never going back.
     fn monotonic(&self) -> Duration;

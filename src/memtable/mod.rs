@@ -260,7 +260,16 @@ impl Memtable {
 
     /// Forgets the written blocks of a slot that is to be used again.
     pub fn forget(&mut self, slot: u32) {
-        let (forgotten, kept) = self.written.drain(..).partition(|block| block.table.slot == slot);
+        self.forget_those(|block| block.table.slot == slot);
+    }
+
+    /// Forgets all written blocks.
+    pub fn forget_written(&mut self) {
+        self.forget_those(|_| true);
+    }
+
+    fn forget_those(&mut self, is_forgotten: impl Fn(&Block) -> bool) {
+        let (forgotten, kept) = self.written.drain(..).partition(|block| is_forgotten(block));
         self.written = kept;
         Vec::from(forgotten).into_iter().filter_map(Block::into_buffer).for_each(|buffer| self.give_buffer(buffer));
     }

@@ -27,6 +27,7 @@ mod tests;
 
 pub use expiry::{Expiry, absolute_expiry};
 pub use meta::MetaRequest;
+pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, Topics};
 pub use text::token::Keys;
 
 /// Bounds of what [`parse`] accepts that are set when the server starts. The others are constants of `limits`.
@@ -147,6 +148,8 @@ pub enum Request<'a> {
     MetaNoop,
     /// The other meta commands.
     Meta(MetaRequest<'a>),
+    /// A command about the server rather than about a record.
+    Admin(Admin),
     /// `quit`: the connection is to be closed once the answers before it are written.
     Quit,
 }

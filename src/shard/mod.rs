@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** a request, and each key of a `get`, is counted once: when its answer is known.
 
+mod admin;
 mod get;
 mod meta;
 mod operations;
@@ -115,6 +116,14 @@ pub struct Facts {
     pub verbosity: u8,
     /// When the server started.
     pub started: Seconds,
+    /// `-A`: clients may end the server.
+    pub shutdown_enabled: bool,
+    /// `-X` was not given: clients may have all keys listed.
+    pub dump_enabled: bool,
+    /// `-W` was not given: clients may watch what others do.
+    pub watch_enabled: bool,
+    /// Commands that only tests need.
+    pub debug_commands: bool,
 }
 
 /// One shard as the connections of its thread see it.
@@ -123,13 +132,14 @@ pub struct Shard<I: Io> {
     counters: RefCell<CommandCounters>,
     connections: Rc<ConnectionCounters>,
     facts: Facts,
+    crawler: admin::Crawler,
 }
 
 impl<I: Io> Shard<I> {
     /// A shard that serves `store`.
     #[must_use]
     pub fn new(store: Store<I>, connections: Rc<ConnectionCounters>, facts: Facts) -> Self {
-        Self { store, counters: RefCell::default(), connections, facts }
+        Self { store, counters: RefCell::default(), connections, facts, crawler: admin::Crawler::default() }
     }
 
     /// The store.

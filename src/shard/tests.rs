@@ -112,6 +112,10 @@ fn facts() -> Facts {
         port: 1,
         verbosity: 0,
         started: 0,
+        shutdown_enabled: false,
+        dump_enabled: true,
+        watch_enabled: true,
+        debug_commands: true,
     }
 }
 

@@ -45,6 +45,7 @@ impl<I: Io> Shard<I> {
                 self.report(argument, answers.buffer());
                 return Executed::Done(After::Continue);
             }
+            Request::Admin(admin) => return self.administer(admin, answers),
             Request::Quit => return Executed::Done(After::Close),
         };
         executed(result.map(|answer| {

@@ -42,6 +42,7 @@
 mod ahead;
 mod budget;
 mod flusher;
+mod forget;
 mod obstacle;
 mod open;
 mod read;
@@ -64,7 +65,7 @@ pub use budget::MemoryPlan;
 pub use obstacle::{DiskRead, Held, Obstacle, Sought};
 pub use write::Condition;
 
-use crate::clock::Seconds;
+use crate::clock::{ClockChange, Seconds};
 use crate::disktable::format::Identity;
 use crate::error::OpenError;
 use crate::io::{Event, Io};
@@ -253,6 +254,11 @@ impl<I: Io> Store<I> {
     #[must_use]
     pub fn now(&self) -> Seconds {
         self.shared.io.now()
+    }
+
+    /// Changes that clock, so that a test need not wait.
+    pub fn change_clock(&self, change: ClockChange) {
+        self.shared.io.change_clock(change);
     }
 
     /// Returns when everything written so far is on stable media.

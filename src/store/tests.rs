@@ -4,6 +4,7 @@ mod basics;
 mod broken;
 mod by_hand;
 mod crash;
+mod forget;
 mod full;
 mod model;
 mod regressions;

@@ -13,7 +13,7 @@ use io_uring::types;
 
 use super::sleep::{Signalled, Sleep};
 use super::{Ring, Target};
-use crate::clock::Seconds;
+use crate::clock::{ClockChange, Seconds};
 use crate::io::dma::{DmaIo, LocalFile};
 use crate::io::{File, Io};
 
@@ -34,6 +34,10 @@ struct Shared {
     now: Cell<Seconds>,
     /// The moment in which this turn began.
     moment: Cell<Duration>,
+    /// Seconds by which the wall clock was put forward.
+    clock_shift: Cell<i64>,
+    /// The wall clock stands still.
+    is_paused: Cell<bool>,
     spawn_count: Cell<u64>,
     /// Futures of `yield_now` that have not ended.
     yielding_count: Cell<u64>,
@@ -87,10 +91,16 @@ impl RingIo {
 
     /// Reads the clocks; the wall clock stays at what it says for the rest of the turn.
     pub(super) fn refresh_clock(&self) -> Duration {
-        self.shared.now.set(self.dma.now());
+        if !self.shared.is_paused.get() {
+            self.shared.now.set(shifted(self.dma.now(), self.shared.clock_shift.get()));
+        }
         self.shared.moment.set(self.dma.monotonic());
         self.moment()
     }
+}
+
+fn shifted(seconds: Seconds, shift: i64) -> Seconds {
+    Seconds::try_from(i64::from(seconds).saturating_add(shift).max(0)).unwrap_or(Seconds::MAX)
 }
 
 /// Counts as long as it lives.
@@ -117,6 +127,18 @@ impl Io for RingIo {
     #[inline]
     fn now(&self) -> Seconds {
         if self.shared.is_driven.get() { self.shared.now.get() } else { self.dma.now() }
+    }
+
+    fn change_clock(&self, change: ClockChange) {
+        let shared = &self.shared;
+        match change {
+            ClockChange::Pause => shared.is_paused.set(true),
+            ClockChange::Resume => shared.is_paused.set(false),
+            ClockChange::Shift(seconds) => {
+                shared.clock_shift.set(shared.clock_shift.get().saturating_add(seconds));
+                shared.now.set(shifted(shared.now.get(), seconds));
+            }
+        }
     }
 
     fn monotonic(&self) -> Duration {

@@ -1,6 +1,7 @@
 //! memcached's text protocol ("classic" commands): [`parse`] reads requests, [`encode`] writes answers, [`token`]
 //! splits lines.
 
+pub mod admin;
 pub mod ahead;
 pub mod encode;
 pub mod parse;

@@ -5,6 +5,7 @@ use memchr::memchr;
 use crate::limits::{COMMAND_LINE_SIZE_MAX, ITEM_OVERHEAD_SIZE, KEY_SIZE_MAX, MULTIGET_LINE_SIZE_MAX};
 
 use super::super::{BadRequest, Direction, ParseLimits, Parsed, Request, StoreRequest, StoreVerb, meta};
+use super::admin::{parse_admin, parse_cachedump};
 use super::token::{Arguments, Keys, Tokens, signed, skip_blanks, trim_blanks, unsigned, unsigned_32};
 
 /// What ends a value, in bytes.
@@ -77,10 +78,10 @@ pub(in crate::protocol) fn parse<'a>(input: &'a [u8], newline_free_size: usize, 
         b"flush_all" => parse_flush_all(arguments),
         b"verbosity" => parse_verbosity(arguments),
         b"version" => Ok(Request::Version),
-        b"stats" => Ok(Request::Stats { argument: trim_blanks(arguments) }),
+        b"stats" => Ok(parse_stats(arguments)),
         b"quit" => Ok(Request::Quit),
         _ if is_http(name, line) => return Parsed::Close,
-        _ => Err(Refusal::answered(BadRequest::Command)),
+        _ => parse_admin(name, arguments).map(Request::Admin).ok_or_else(|| Refusal::answered(BadRequest::Command)),
     };
     match outcome {
         Ok(request) => Parsed::Request { request, consumed, swallow_size: 0 },
@@ -237,6 +238,15 @@ fn parse_flush_all(arguments: &[u8]) -> Outcome<'_> {
     }
     let delay = signed(arguments.get(0)).ok_or(Refusal { error: BadRequest::Exptime, noreply })?;
     Ok(Request::FlushAll { delay, noreply })
+}
+
+fn parse_stats(arguments: &[u8]) -> Request<'_> {
+    let argument = trim_blanks(arguments);
+    match argument.strip_prefix(b"cachedump") {
+        // It lists keys, as dumps do.
+        Some(rest) if rest.is_empty() || rest[0] == b' ' => Request::Admin(parse_cachedump(rest)),
+        _ => Request::Stats { argument },
+    }
 }
 
 fn parse_verbosity(arguments: &[u8]) -> Outcome<'_> {

@@ -1,0 +1,62 @@
+//! Commands about the server.
+
+use std::cell::Cell;
+
+use super::{After, Answers, Executed, Shard};
+use crate::io::Io;
+use crate::protocol::{Admin, AdminAnswer, Classes};
+
+/// What clients take for memcached's crawler.
+#[derive(Debug)]
+pub(super) struct Crawler {
+    is_enabled: Cell<bool>,
+}
+
+impl Default for Crawler {
+    fn default() -> Self {
+        Self { is_enabled: Cell::new(true) }
+    }
+}
+
+impl<I: Io> Shard<I> {
+    pub(super) fn administer<'a>(&self, admin: Admin, answers: &mut impl Answers<I::File>) -> Executed<'a, I::File> {
+        let answer = match admin {
+            Admin::Answered { noreply: true, .. } => return Executed::Done(After::Continue),
+            Admin::Answered { answer, noreply: false } => answer,
+            Admin::EnableCrawler(enable) => self.enable_crawler(enable),
+            Admin::Crawl(classes) => self.crawl(classes),
+            Admin::DebugTime(_) | Admin::DebugFlush if !self.facts.debug_commands => AdminAnswer::Error,
+            Admin::DebugTime(None) => AdminAnswer::Error,
+            Admin::DebugTime(Some(change)) => {
+                self.store.change_clock(change);
+                AdminAnswer::Ok
+            }
+            Admin::DebugFlush => match self.store.try_forget_memory() {
+                Ok(()) => AdminAnswer::Ok,
+                Err(obstacle) => return Executed::Blocked(obstacle),
+            },
+            Admin::Shutdown { .. } | Admin::MemoryLimit { .. } | Admin::Dump(..) | Admin::Watch { .. } => {
+                AdminAnswer::Error
+            }
+        };
+        answers.buffer().extend_from_slice(answer.line());
+        Executed::Done(After::Continue)
+    }
+
+    /// Nothing runs that could be started or stopped; the answers are those of a crawler that does.
+    fn enable_crawler(&self, enable: bool) -> AdminAnswer {
+        let was_enabled = self.crawler.is_enabled.replace(enable);
+        if enable && was_enabled { AdminAnswer::CrawlerNotStarted } else { AdminAnswer::Ok }
+    }
+
+    /// Expired records leave when they are met, and with their tables: there is nothing to be gained by looking for them.
+    fn crawl(&self, classes: Classes) -> AdminAnswer {
+        match classes {
+            _ if !self.crawler.is_enabled.get() => AdminAnswer::CrawlerDisabled,
+            Classes::Bad => AdminAnswer::BadClass,
+            Classes::None => AdminAnswer::NothingToCrawl,
+            Classes::Hash => AdminAnswer::CrawlerFailed,
+            Classes::All | Classes::Others => AdminAnswer::Ok,
+        }
+    }
+}
