@@ -64,6 +64,22 @@ pub(super) struct ServeArguments {
     #[arg(short = 'o', long = "extended", value_name = "LIST")]
     pub(super) extended: Vec<String>,
 
+    /// Let clients end the server with the command "shutdown"
+    #[arg(short = 'A', long = "enable-shutdown")]
+    pub(super) enable_shutdown: bool,
+
+    /// Refuse the commands that list all keys
+    #[arg(short = 'X', long = "disable-dumping")]
+    pub(super) disable_dumping: bool,
+
+    /// Refuse the command "watch"
+    #[arg(short = 'W', long = "disable-watch")]
+    pub(super) disable_watch: bool,
+
+    /// Allow the commands that tests need
+    #[arg(long, hide = true)]
+    pub(super) debug_commands: bool,
+
     /// Say more; twice, say everything
     #[arg(short = 'v', long = "verbose", action = ArgAction::Count)]
     pub(super) verbosity: u8,

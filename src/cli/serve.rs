@@ -238,6 +238,10 @@ fn facts(arguments: &ServeArguments, listeners: &Listeners) -> Facts {
         port: port.unwrap_or(0),
         verbosity: arguments.verbosity,
         started: wall_seconds(),
+        shutdown_enabled: arguments.enable_shutdown,
+        dump_enabled: !arguments.disable_dumping,
+        watch_enabled: !arguments.disable_watch,
+        debug_commands: arguments.debug_commands,
     }
 }
 
