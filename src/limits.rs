@@ -121,6 +121,13 @@ pub const BACKLOG_DEFAULT: i32 = 1024;
 /// Default `-a`: permissions of a unix socket.
 pub const UNIX_PERMISSIONS_DEFAULT: u32 = 0o700;
 
+/// Users of a `-Y` file that count, memcached's own bound.
+pub const AUTH_ENTRY_COUNT_MAX: usize = 8;
+/// Longest line of a `-Y` file: what memcached reads of one, without the end of the line.
+pub const AUTH_LINE_SIZE_MAX: usize = 255;
+/// Largest `-Y` file.
+pub const AUTH_FILE_SIZE_MAX: usize = 64 * KIB;
+
 /// Bytes of requests that a connection that cannot be served at the moment may pile up beyond the one under way.
 pub const INPUT_SIZE_HIGH: usize = 64 * KIB;
 /// Bytes of memory that a connection keeps for answers that had to wait for others.

@@ -8,8 +8,8 @@ use dmacached::clock::wall_seconds;
 use dmacached::io::dma::DmaIo;
 use dmacached::io::ring::sleep::Bell;
 use dmacached::io::ring::{Ring, RingIo};
-use dmacached::server::{Address, Listeners, Server, ServerOptions};
-use dmacached::shard::{Facts, Shard};
+use dmacached::server::{Address, Endpoint, Listeners, Server, ServerOptions};
+use dmacached::shard::{Binding, Facts, Shard};
 use dmacached::stats::ConnectionCounters;
 use dmacached::store::{MemoryPlan, Store, StoreOptions};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -78,8 +78,8 @@ async fn serve(directory: &Path, started: &Sender<(u16, Bell)>, is_stopping: &At
         flush_interval: Duration::from_secs(3600),
     };
     let dma = DmaIo::new(directory).await.expect("a directory that can be written");
-    let listeners =
-        Listeners::bind(&[Address::Tcp(([127, 0, 0, 1], 0).into())], 128).expect("some port is always free");
+    let endpoint = Endpoint { address: Address::Tcp(([127, 0, 0, 1], 0).into()), binding: Binding::Auto };
+    let listeners = Listeners::bind(&[endpoint], 128).expect("some port is always free");
     let Some(Address::Tcp(address)) = listeners.addresses().next() else { panic!("there is one TCP address") };
     let port = address.port();
     let plan = MemoryPlan::for_store(&dma, &options).expect("enough memory");
@@ -93,19 +93,12 @@ async fn serve(directory: &Path, started: &Sender<(u16, Bell)>, is_stopping: &At
         connection_count_max: CONNECTION_COUNT_MAX,
         item_size_max: ITEM_SIZE_MAX,
         memory: MEMORY,
-        evict: true,
-        flush_enabled: true,
-        cas_enabled: true,
         port,
-        verbosity: 0,
         started: wall_seconds(),
-        shutdown_enabled: false,
-        dump_enabled: true,
-        watch_enabled: true,
-        debug_commands: false,
+        ..Facts::default()
     };
     let shard = Shard::new(store, Rc::clone(&connections), facts);
-    let server_options = ServerOptions { requests_per_turn: 20, idle_timeout: None, spin: Duration::ZERO };
+    let server_options = ServerOptions { requests_per_turn: 20, idle_timeout: None, spin: Duration::ZERO, auth: None };
     started.send((port, io.bell())).expect("the test waits for it");
     counting::watch_this_thread();
     let server = Server::new(io, shard, connections, listeners, server_options);

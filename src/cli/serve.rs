@@ -1,7 +1,8 @@
 //! `dmacached serve`: from flags to a running server and back.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,11 @@ use std::time::Duration;
 use dma_alloc::{Pool, PoolClass, PoolOptions};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
-use super::arguments::{BadFlag, ServeArguments};
+use super::arguments::ServeArguments;
+use super::background::{NotTold, PidFile, Starter, port_file, start_in_background, write_ports};
+use super::check::BadFlag;
+use super::extended::Extended;
+use super::privileges::{NotPermitted, allow_coredumps, become_user, find_user, hand_over, is_root, lock_memory};
 use super::progress::ProgressLine;
 use super::sizes::show_size;
 use crate::clock::wall_seconds;
@@ -24,8 +29,9 @@ use crate::limits::{
     CAPACITY_DEFAULT_MAX, KIB, MIB, PAGE_SIZE, SPIN_CPU_COUNT_MIN, SPIN_US_DEFAULT, TABLE_COUNT_MIN,
     TABLE_SIZE_DEFAULT, TABLE_SIZE_MIN,
 };
-use crate::server::signals::StopSignals;
-use crate::server::{Address, BindError, Listeners, Server, ServerOptions};
+use crate::server::auth::{Auth, AuthError};
+use crate::server::signals::{Signals, Wish};
+use crate::server::{Address, BindError, Endpoint, Listeners, Server, ServerOptions};
 use crate::shard::{Facts, Shard};
 use crate::stats::ConnectionCounters;
 use crate::store::{MemoryPlan, Store, StoreOptions};
@@ -51,6 +57,18 @@ pub(super) enum ServeError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
+    #[error(transparent)]
+    NotTold(#[from] NotTold),
+    #[error(
+        "-o ext_path={}: this is a file, and data lives in a directory here: name another path, or remove the file, \
+            which memcached would have emptied",
+        .0.display()
+    )]
+    ExternalFile(PathBuf),
     #[error(
         "-c {connections} and {tables} tables need {wanted} open files, the limit is {limit}: raise it with \
             `ulimit -n`, lower -c, or raise --table-size"
@@ -64,13 +82,41 @@ pub(super) enum ServeError {
     Executor(String),
 }
 
-/// Serves until a signal comes.
-pub(super) fn run(arguments: &ServeArguments) -> Result<(), ServeError> {
+impl ServeError {
+    /// 2 for a bad command line, as clap has it; 1 for the rest.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        if matches!(self, Self::Flag(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    }
+}
+
+/// What the flags come to.
+struct Start {
+    arguments: ServeArguments,
+    extended: Extended,
+    endpoints: Vec<Endpoint>,
+    options: StoreOptions,
+    auth: Option<Arc<Auth>>,
+    port_file: Option<PathBuf>,
+}
+
+/// Serves until a signal comes, or has it done in the background.
+pub(super) fn run(mut arguments: ServeArguments) -> Result<ExitCode, ServeError> {
     arguments.check()?;
-    let addresses = arguments.addresses()?;
-    log_to_stderr(arguments.verbosity);
+    let mut port_file = port_file();
+    if arguments.process.daemon {
+        if let Some(status) = start_in_background()? {
+            return Ok(status);
+        }
+        leave_directory(&mut arguments, &mut port_file)?;
+    }
+    log_to_stderr(arguments.process.verbosity);
+    let endpoints = arguments.endpoints()?;
+    let extended = arguments.extended()?;
+    note_unused(&arguments, &extended);
+    let options = take_up_work(&arguments, &extended)?;
     check_host()?;
-    let signals = StopSignals::catch().map_err(ServeError::Signals)?;
+    let auth = arguments.commands.auth_file.as_deref().map(Auth::load).transpose()?.map(Arc::new);
+    let signals = Signals::catch().map_err(ServeError::Signals)?;
     // One shard so far, and its thread may run anywhere; placing shards on cores comes with more of them.
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("shard-0")
@@ -79,7 +125,72 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), ServeError> {
         .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
         .make()
         .map_err(|error| ServeError::Executor(error.to_string()))?;
-    executor.run(serve(arguments, &addresses, signals))
+    let start = Start { arguments, extended, endpoints, options, auth, port_file };
+    executor.run(serve(start, signals)).map(|()| ExitCode::SUCCESS)
+}
+
+/// A server in the background keeps no file system from being unmounted, unless its core is wanted there.
+fn leave_directory(arguments: &mut ServeArguments, port_file: &mut Option<PathBuf>) -> Result<(), BadFlag> {
+    arguments.make_absolute()?;
+    if let Some(path) = port_file {
+        let absolute = std::path::absolute(&*path);
+        *path = absolute.map_err(|source| BadFlag::NoWorkingDirectory { path: path.clone(), source })?;
+    }
+    if !arguments.process.coredumps {
+        // Where that is not possible, the server runs where it is.
+        let _ = std::env::set_current_dir("/");
+    }
+    Ok(())
+}
+
+/// Says which flags have no effect.
+fn note_unused(arguments: &ServeArguments, extended: &Extended) {
+    for option in &extended.unused {
+        tracing::info!("-o {option}: not used here");
+    }
+    if let Some(count) = arguments.network.threads.filter(|count| *count > 1) {
+        tracing::info!("-t {count}: one thread serves until more cores are supported");
+    }
+    let other = &arguments.other;
+    for (flag, is_given) in [
+        ("-f", other.growth_factor.is_some()),
+        ("-n", other.slab_min_size.is_some()),
+        ("-L", other.large_pages),
+        ("-N", other.napi_ids.is_some()),
+    ] {
+        if is_given {
+            tracing::debug!("{flag}: not used here");
+        }
+    }
+}
+
+/// Makes the data directory, and becomes the user that is to work in it. What only root may do is done before, and what
+/// a change of the user would undo is done behind it.
+fn take_up_work(arguments: &ServeArguments, extended: &Extended) -> Result<StoreOptions, ServeError> {
+    let user = find_user(arguments.process.user.as_deref())?;
+    let directory = arguments.data_dir()?;
+    if extended.external.as_ref().is_some_and(|external| external.directory == directory) && directory.is_file() {
+        return Err(ServeError::ExternalFile(directory));
+    }
+    let not_writable = |source| OpenError::NotWritable { path: directory.clone(), source };
+    std::fs::create_dir_all(&directory).map_err(not_writable)?;
+    if let Some(user) = &user {
+        hand_over(&directory, user)?;
+    }
+    let options = store_options(arguments, directory)?;
+    check_open_files(arguments, &options)?;
+    match &user {
+        Some(user) => become_user(user)?,
+        None if is_root() => tracing::warn!("running as root: -u USER makes the server become somebody else"),
+        None => {}
+    }
+    if arguments.process.coredumps {
+        allow_coredumps()?;
+    }
+    if arguments.memory.lock {
+        lock_memory()?;
+    }
+    Ok(options)
 }
 
 fn log_to_stderr(verbosity: u8) {
@@ -96,28 +207,39 @@ fn log_to_stderr(verbosity: u8) {
         .init();
 }
 
-async fn serve(arguments: &ServeArguments, addresses: &[Address], signals: StopSignals) -> Result<(), ServeError> {
-    let dma = open_directory(&arguments.data_dir).await?;
-    let options = store_options(arguments)?;
-    check_open_files(arguments, &options)?;
+async fn serve(start: Start, signals: Signals) -> Result<(), ServeError> {
+    let arguments = &start.arguments;
+    let mut starter = Starter::new(arguments.process.daemon, arguments.process.verbosity > 0);
+    let dma = open_directory(&start.options.directory).await?;
     // Before the recovery, which may take long: a port that is taken is known at once, and clients that come early
     // wait in the backlog.
-    let listeners = Listeners::bind(addresses, arguments.backlog)?;
-    let io = with_ring(dma, arguments, &options)?;
-    let stop = watch_signals(signals, io.bell());
+    let listeners = Listeners::bind(&start.endpoints, arguments.network.backlog)?;
+    if let Some(path) = &start.port_file {
+        write_ports(path, &listeners)?;
+    }
+    // It is removed when the server has ended, however.
+    let _pid_file = arguments.process.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let io = with_ring(dma, arguments, &start.options)?;
+    let stop = watch_signals(signals, io.bell(), &start);
     let mut progress = ProgressLine::new();
-    let opened = Store::open(io.clone(), options, |state| progress.show(state)).await;
+    let opened = Store::open(io.clone(), start.options.clone(), |state| {
+        // The directory holds a store that is ours: what comes now may take minutes, and ends well.
+        starter.is_ready();
+        progress.show(state);
+    });
+    let opened = opened.await;
     progress.finish();
     let store = opened?;
-    announce(&store, arguments);
+    announce(&store, arguments, &start.options.directory);
     announce_ring(io.ring());
     let connections = Rc::new(ConnectionCounters::default());
-    let shard = Shard::new(store, Rc::clone(&connections), facts(arguments, &listeners));
+    let shard = Shard::new(store, Rc::clone(&connections), facts(&start, &listeners));
     stop.serving.store(true, Ordering::Release);
     for address in listeners.addresses() {
         tracing::info!("listening on {address}");
     }
-    let server = Server::new(io, shard, connections, listeners, server_options(arguments)?);
+    starter.is_ready();
+    let server = Server::new(io, shard, connections, listeners, server_options(&start));
     server.run(|| stop.requested.load(Ordering::Acquire)).await?;
     tracing::info!("stopped, everything is on disk");
     Ok(())
@@ -134,7 +256,8 @@ fn with_ring(dma: DmaIo, arguments: &ServeArguments, options: &StoreOptions) -> 
     let (reads, blocks) = (pool(&reads).map_err(ServeError::Ring)?, pool(&[blocks]).map_err(ServeError::Ring)?);
     let table_size = plan.map_or(TABLE_SIZE_DEFAULT, |plan| plan.table_size) as u64;
     let tables = usize::try_from(options.capacity / table_size).unwrap_or(usize::MAX);
-    let ring = Ring::new(reads, blocks, arguments.connections, tables + SPARE_TABLES).map_err(ServeError::Ring)?;
+    let ring =
+        Ring::new(reads, blocks, arguments.network.connections, tables + SPARE_TABLES).map_err(ServeError::Ring)?;
     RingIo::new(dma, ring).map_err(ServeError::Ring)
 }
 
@@ -152,20 +275,21 @@ fn announce_ring(ring: &Ring) {
     }
 }
 
-fn server_options(arguments: &ServeArguments) -> Result<ServerOptions, BadFlag> {
+fn server_options(start: &Start) -> ServerOptions {
+    let network = &start.arguments.network;
     let cpu_count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let spin_default = if cpu_count > SPIN_CPU_COUNT_MIN { SPIN_US_DEFAULT } else { 0 };
-    Ok(ServerOptions {
-        requests_per_turn: arguments.requests_per_turn,
-        idle_timeout: arguments.extended()?.idle_timeout,
-        spin: Duration::from_micros(arguments.spin_us.unwrap_or(spin_default)),
-    })
+    ServerOptions {
+        requests_per_turn: network.requests_per_turn,
+        idle_timeout: start.extended.idle_timeout,
+        spin: Duration::from_micros(network.spin_us.unwrap_or(spin_default)),
+        auth: start.auth.clone(),
+    }
 }
 
-/// Makes sure of the data directory and finds out how its files are to be opened.
+/// Finds out how the files of the data directory are to be opened.
 async fn open_directory(path: &Path) -> Result<DmaIo, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_path_buf(), source };
-    std::fs::create_dir_all(path).map_err(not_writable)?;
     let io = DmaIo::new(path).await.map_err(not_writable)?;
     if !io.is_direct() {
         tracing::warn!(
@@ -177,19 +301,20 @@ async fn open_directory(path: &Path) -> Result<DmaIo, OpenError> {
     Ok(io)
 }
 
-fn store_options(arguments: &ServeArguments) -> Result<StoreOptions, OpenError> {
-    let capacity = match arguments.capacity {
+fn store_options(arguments: &ServeArguments, directory: PathBuf) -> Result<StoreOptions, ServeError> {
+    let table_size = arguments.storage.table_size;
+    let capacity = match arguments.capacity()? {
         Some(capacity) => capacity,
-        None => default_capacity(&arguments.data_dir, arguments.table_size)?,
+        None => default_capacity(&directory, table_size)?,
     };
     Ok(StoreOptions {
-        directory: arguments.data_dir.clone(),
+        directory,
         capacity,
-        table_size: arguments.table_size,
-        memory: arguments.memory_mib * MIB,
-        item_size_max: usize::try_from(arguments.item_size).unwrap_or(usize::MAX),
-        evict: !arguments.disable_evictions,
-        flush_interval: arguments.flush_interval,
+        table_size,
+        memory: arguments.memory.mib * MIB,
+        item_size_max: usize::try_from(arguments.memory.item_size).unwrap_or(usize::MAX),
+        evict: !arguments.memory.disable_evictions,
+        flush_interval: arguments.storage.flush_interval,
     })
 }
 
@@ -214,53 +339,68 @@ fn used_space(directory: &Path) -> u64 {
 fn check_open_files(arguments: &ServeArguments, options: &StoreOptions) -> Result<(), ServeError> {
     // A table is one open file. The size of the store's tables is not known before it is open: `announce`
     // looks again.
+    let connections = arguments.network.connections;
     let tables = options.capacity / options.table_size.unwrap_or(TABLE_SIZE_DEFAULT as u64);
-    let wanted = arguments.connections as u64 + tables + SPARE_FILES;
+    let wanted = connections as u64 + tables + SPARE_FILES;
     let limit = raise_open_files(wanted);
     if limit < wanted {
-        return Err(ServeError::OpenFiles { connections: arguments.connections, tables, wanted, limit });
+        return Err(ServeError::OpenFiles { connections, tables, wanted, limit });
     }
     Ok(())
 }
 
-fn facts(arguments: &ServeArguments, listeners: &Listeners) -> Facts {
+fn facts(start: &Start, listeners: &Listeners) -> Facts {
     let port = listeners.addresses().find_map(|address| match address {
         Address::Tcp(address) => Some(address.port()),
         Address::Unix(..) => None,
     });
+    let ServeArguments { network, memory, commands, process, .. } = &start.arguments;
+    let idle_timeout = start.extended.idle_timeout.unwrap_or_default().as_secs();
     Facts {
-        connection_count_max: arguments.connections,
-        item_size_max: usize::try_from(arguments.item_size).unwrap_or(usize::MAX),
-        memory: arguments.memory_mib * MIB,
-        evict: !arguments.disable_evictions,
-        flush_enabled: true,
-        cas_enabled: true,
+        connection_count_max: network.connections,
+        item_size_max: usize::try_from(memory.item_size).unwrap_or(usize::MAX),
+        memory: memory.mib * MIB,
+        evict: !memory.disable_evictions,
         port: port.unwrap_or(0),
-        verbosity: arguments.verbosity,
+        verbosity: process.verbosity,
         started: wall_seconds(),
-        shutdown_enabled: arguments.enable_shutdown,
-        dump_enabled: !arguments.disable_dumping,
-        watch_enabled: !arguments.disable_watch,
-        debug_commands: arguments.debug_commands,
+        threads: 1,
+        shutdown_enabled: commands.enable_shutdown,
+        flush_enabled: !commands.disable_flush_all,
+        dump_enabled: !commands.disable_dumping,
+        watch_enabled: !commands.disable_watch,
+        cas_enabled: !commands.disable_cas,
+        detail_enabled: commands.delimiter.is_some(),
+        prefix_delimiter: commands.delimiter.unwrap_or(b':'),
+        track_sizes: start.extended.track_sizes,
+        debug_commands: commands.debug_commands,
+        binding: start.arguments.binding(),
+        auth_enabled: start.auth.is_some(),
+        requests_per_turn: network.requests_per_turn,
+        backlog: network.backlog,
+        idle_timeout: u32::try_from(idle_timeout).unwrap_or(u32::MAX),
+        inter: network.unix_socket.is_none().then(|| network.listen.join(",")),
+        unix_socket: network.unix_socket.clone(),
+        unix_permissions: network.unix_permissions,
     }
 }
 
 /// Says what was found and how the memory is divided.
-fn announce<I: Io>(store: &Store<I>, arguments: &ServeArguments) {
+fn announce<I: Io>(store: &Store<I>, arguments: &ServeArguments, directory: &Path) {
     let (counters, gauges) = (store.counters(), store.gauges());
     // The table size of a store that was there is known only now.
-    let wanted = arguments.connections as u64 + gauges.tables_max + SPARE_FILES;
+    let wanted = arguments.network.connections as u64 + gauges.tables_max + SPARE_FILES;
     let limit = raise_open_files(wanted);
     if limit < wanted {
         tracing::warn!(
             "{} connections and {} tables need {wanted} open files, the limit is {limit}: the last of them will fail",
-            arguments.connections,
+            arguments.network.connections,
             gauges.tables_max
         );
     }
     tracing::info!(
         "{}: {} records in {} tables of {}, {} tables at most; recovery took {} ms",
-        arguments.data_dir.display(),
+        directory.display(),
         gauges.index_entries,
         gauges.tables,
         show_size(gauges.table_size),
@@ -289,19 +429,49 @@ struct Stop {
     requested: AtomicBool,
 }
 
-/// Waits for the first signal in a thread of its own, which wakes the shard.
-fn watch_signals(signals: StopSignals, bell: Bell) -> Arc<Stop> {
+/// Waits for signals in a thread of its own: one that wants an end wakes the shard.
+fn watch_signals(mut signals: Signals, bell: Bell, start: &Start) -> Arc<Stop> {
     let stop = Arc::new(Stop::default());
     let watched = Arc::clone(&stop);
+    let auth = start.auth.clone();
+    let sockets = start.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+        Address::Unix(path, _) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    });
+    let left_behind: Vec<PathBuf> = sockets.chain(start.arguments.process.pid_file.clone()).collect();
     std::thread::spawn(move || {
-        signals.wait();
+        while signals.wait() == Wish::Reload {
+            reload(auth.as_deref());
+        }
         if !watched.serving.load(Ordering::Acquire) {
+            for path in left_behind {
+                // As at any other end.
+                let _ = std::fs::remove_file(path);
+            }
             // Recovery changes nothing that the next one does not find again.
             eprintln!("dmacached: stopped before the recovery was complete; nothing is lost");
             std::process::exit(0);
         }
         watched.requested.store(true, Ordering::Release);
         bell.ring();
+        loop {
+            // A second signal that wants an end does not come here.
+            if signals.wait() == Wish::Reload {
+                reload(auth.as_deref());
+            }
+        }
     });
     stop
+}
+
+/// SIGHUP: reads the file of `-Y` again.
+fn reload(auth: Option<&Auth>) {
+    let Some(auth) = auth else {
+        tracing::debug!("SIGHUP: there is no file to be read again");
+        return;
+    };
+    match auth.reload() {
+        Ok(()) => tracing::info!("SIGHUP: read {} again", auth.path().display()),
+        Err(error) => tracing::error!("SIGHUP: the users are as before: {error}"),
+    }
 }

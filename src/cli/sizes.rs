@@ -20,6 +20,15 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
 }
 
+/// `-m`: megabytes, or a size with a unit.
+pub(super) fn parse_megabytes(text: &str) -> Result<usize, String> {
+    let too_large = |_| format!("{text:?} is too large");
+    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        return text.parse().map_err(|_| format!("{text:?} is too large"));
+    }
+    parse_size(text).and_then(|size| usize::try_from(size >> 20).map_err(too_large))
+}
+
 /// Permissions: an octal number.
 pub(super) fn parse_octal(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8).map_err(|_| format!("{text:?} is no octal number"))
@@ -73,6 +82,16 @@ mod tests {
         }
         for text in ["", "k", "-1", "1.5g", "1x", "99999999999t", "1 2"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn megabytes_need_no_unit() {
+        for (text, megabytes) in [("64", 64), ("64m", 64), ("2g", 2048), ("0", 0), ("1023k", 0)] {
+            assert_eq!(parse_megabytes(text), Ok(megabytes), "{text}");
+        }
+        for text in ["", "x", "-1", "99999999999999999999", "6 4"] {
+            assert!(parse_megabytes(text).is_err(), "{text}");
         }
     }
 

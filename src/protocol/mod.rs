@@ -30,6 +30,30 @@ pub use meta::MetaRequest;
 pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, Topics};
 pub use text::token::Keys;
 
+/// Which protocol a connection speaks: memcached's `-B`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    /// The one that its first byte belongs to.
+    #[default]
+    Auto,
+    /// The text protocol, meta commands with it.
+    Ascii,
+    /// The binary protocol.
+    Binary,
+}
+
+impl Binding {
+    /// As `stats settings` says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto-negotiate",
+            Self::Ascii => "ascii",
+            Self::Binary => "binary",
+        }
+    }
+}
+
 /// Bounds of what [`parse`] accepts that are set when the server starts. The others are constants of `limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseLimits {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::io::ring::{Ring, socket};
+use crate::protocol::Binding;
 
 /// How long accepting pauses when the system has no descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -28,6 +29,15 @@ impl fmt::Display for Address {
             Self::Unix(path, _) => write!(formatter, "unix socket {}", path.display()),
         }
     }
+}
+
+/// A place to listen on, and what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where.
+    pub address: Address,
+    /// What its connections speak: `-l proto[NAME]:`, else `-B`.
+    pub binding: Binding,
 }
 
 /// An address cannot be listened on.
@@ -53,6 +63,7 @@ pub enum BindError {
 
 struct Listener {
     address: Address,
+    binding: Binding,
     socket: Option<OwnedFd>,
     /// The ring accepts on it.
     is_accepting: bool,
@@ -72,9 +83,9 @@ impl Listeners {
     ///
     /// # Errors
     /// [`BindError`] for the first that fails; one that another server has is one.
-    pub fn bind(addresses: &[Address], backlog: i32) -> Result<Self, BindError> {
-        let bind = |address: &Address| {
-            let (socket, address) = match address {
+    pub fn bind(endpoints: &[Endpoint], backlog: i32) -> Result<Self, BindError> {
+        let bind = |endpoint: &Endpoint| {
+            let (socket, address) = match &endpoint.address {
                 Address::Tcp(wanted) => {
                     let failed = |source| BindError::Tcp { address: *wanted, source };
                     let socket = socket::listen_tcp(*wanted, backlog, true).map_err(failed)?;
@@ -83,18 +94,25 @@ impl Listeners {
                 }
                 Address::Unix(path, permissions) => {
                     let failed = |source| BindError::Unix { path: path.clone(), source };
-                    (socket::listen_unix(path, *permissions, backlog).map_err(failed)?, address.clone())
+                    (socket::listen_unix(path, *permissions, backlog).map_err(failed)?, endpoint.address.clone())
                 }
             };
-            Ok(Listener { address, socket: Some(socket), is_accepting: false, again: None })
+            let binding = endpoint.binding;
+            Ok(Listener { address, binding, socket: Some(socket), is_accepting: false, again: None })
         };
-        let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
+        let listeners = endpoints.iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Self { listeners, is_closed: false, failure_count: 0 })
     }
 
     /// The addresses, with the port that the system has chosen where 0 was asked for.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.listeners.iter().map(|listener| &listener.address)
+    }
+
+    /// What the connections of a listener speak; the number is the one that the ring names with each connection.
+    #[must_use]
+    pub fn binding(&self, number: u32) -> Binding {
+        self.listeners.get(number as usize).map_or(Binding::Auto, |listener| listener.binding)
     }
 
     /// Starts to accept on all of them.

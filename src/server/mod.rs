@@ -11,6 +11,7 @@
 //! [`CONNECTION_READ_SIZE_MAX`](crate::limits::CONNECTION_READ_SIZE_MAX). Beyond that it is not parsed, then not received from,
 //! and the client waits in its own socket.
 
+pub mod auth;
 pub mod connection;
 mod events;
 mod execute;
@@ -22,6 +23,7 @@ pub mod signals;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dma_alloc::{Key, Table};
@@ -34,14 +36,15 @@ use crate::limits::{REQUESTS_PER_ROUNDS, STOP_PATIENCE};
 use crate::protocol::ParseLimits;
 use crate::shard::Shard;
 use crate::stats::ConnectionCounters;
+use auth::Auth;
 use reads::Reads;
 use session::{Session, Spares, Waits};
 
 pub use crate::limits::INPUT_SIZE_HIGH;
-pub use listener::{Address, BindError, Listeners};
+pub use listener::{Address, BindError, Endpoint, Listeners};
 
 /// How a server treats its connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// `-R`: requests that a connection may have executed before the others get their turn.
     pub requests_per_turn: usize,
@@ -49,6 +52,8 @@ pub struct ServerOptions {
     pub idle_timeout: Option<Duration>,
     /// `--spin-us`: how long the ring is watched before the thread sleeps.
     pub spin: Duration,
+    /// `-Y`: who may use the server; nothing if everybody may.
+    pub auth: Option<Arc<Auth>>,
 }
 
 /// A shard with its connections.
@@ -95,7 +100,7 @@ impl Server {
         listeners: Listeners,
         options: ServerOptions,
     ) -> Self {
-        let facts = *shard.facts();
+        let facts = shard.facts();
         Self {
             limits: ParseLimits { item_size_max: facts.item_size_max },
             reads: Reads::new(io.clone(), shard.store().clone()),

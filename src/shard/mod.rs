@@ -17,14 +17,20 @@ mod tests;
 mod verbs;
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::clock::Seconds;
 use crate::io::Io;
+use crate::limits::{
+    BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, MIB, REQUESTS_PER_TURN_DEFAULT,
+    UNIX_PERMISSIONS_DEFAULT,
+};
 use crate::protocol::Keys;
 use crate::stats::{CommandCounters, ConnectionCounters};
 use crate::store::{Obstacle, Store};
 
+pub use crate::protocol::Binding;
 pub use get::{PendingGet, Settled};
 
 /// Where answers go.
@@ -95,8 +101,8 @@ pub enum After {
     Close,
 }
 
-/// What `stats` says that only the server's start knows.
-#[derive(Clone, Copy, Debug)]
+/// What the server was started with, as far as commands depend on it or `stats` tells it.
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// `-c`.
     pub connection_count_max: usize,
@@ -106,24 +112,81 @@ pub struct Facts {
     pub memory: usize,
     /// `-M` was not given.
     pub evict: bool,
-    /// `-F` was not given: `flush_all` is allowed.
-    pub flush_enabled: bool,
-    /// `-C` was not given: items have CAS uniques.
-    pub cas_enabled: bool,
-    /// The first port.
+    /// The first port, 0 without TCP.
     pub port: u16,
     /// Number of `-v`.
     pub verbosity: u8,
     /// When the server started.
     pub started: Seconds,
-    /// `-A`: clients may end the server.
+    /// Threads that serve.
+    pub threads: usize,
+    /// `-A`: clients may stop the server.
     pub shutdown_enabled: bool,
-    /// `-X` was not given: clients may have all keys listed.
+    /// `-F` was not given.
+    pub flush_enabled: bool,
+    /// `-X` was not given: keys may be listed.
     pub dump_enabled: bool,
-    /// `-W` was not given: clients may watch what others do.
+    /// `-W` was not given.
     pub watch_enabled: bool,
-    /// Commands that only tests need.
+    /// `-C` was not given: items have cas uniques.
+    pub cas_enabled: bool,
+    /// `-D` was given: `stats detail` counts from the start.
+    pub detail_enabled: bool,
+    /// What ends a key's prefix for `stats detail`: `-D`.
+    pub prefix_delimiter: u8,
+    /// `-o track_sizes`.
+    pub track_sizes: bool,
+    /// `--debug-commands`.
     pub debug_commands: bool,
+    /// `-B`; ascii with `-Y`.
+    pub binding: Binding,
+    /// `-Y` was given.
+    pub auth_enabled: bool,
+    /// `-R`.
+    pub requests_per_turn: usize,
+    /// `-b`.
+    pub backlog: i32,
+    /// `-o idle_timeout` in seconds, 0 for never.
+    pub idle_timeout: u32,
+    /// `-l` as it was given; nothing with `-s`.
+    pub inter: Option<String>,
+    /// `-s`.
+    pub unix_socket: Option<PathBuf>,
+    /// `-a`.
+    pub unix_permissions: u32,
+}
+
+impl Default for Facts {
+    /// What a server without flags has, without a port.
+    fn default() -> Self {
+        Self {
+            connection_count_max: CONNECTIONS_DEFAULT,
+            item_size_max: ITEM_SIZE_DEFAULT,
+            memory: MEMORY_MIB_DEFAULT * MIB,
+            evict: true,
+            port: 0,
+            verbosity: 0,
+            started: 0,
+            threads: 1,
+            shutdown_enabled: false,
+            flush_enabled: true,
+            dump_enabled: true,
+            watch_enabled: true,
+            cas_enabled: true,
+            detail_enabled: false,
+            prefix_delimiter: b':',
+            track_sizes: false,
+            debug_commands: false,
+            binding: Binding::Auto,
+            auth_enabled: false,
+            requests_per_turn: REQUESTS_PER_TURN_DEFAULT,
+            backlog: BACKLOG_DEFAULT,
+            idle_timeout: 0,
+            inter: None,
+            unix_socket: None,
+            unix_permissions: UNIX_PERMISSIONS_DEFAULT,
+        }
+    }
 }
 
 /// One shard as the connections of its thread see it.

@@ -106,16 +106,9 @@ fn facts() -> Facts {
         connection_count_max: 1,
         item_size_max: 64 * 1024,
         memory: 8 * MIB,
-        evict: true,
-        flush_enabled: true,
-        cas_enabled: true,
         port: 1,
-        verbosity: 0,
-        started: 0,
-        shutdown_enabled: false,
-        dump_enabled: true,
-        watch_enabled: true,
         debug_commands: true,
+        ..Facts::default()
     }
 }
 
