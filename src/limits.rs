@@ -46,6 +46,12 @@ pub const ITEM_SIZE_DEFAULT: usize = MIB;
 /// `REALTIME_MAXDELTA`).
 pub const RELATIVE_EXPIRY_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
 
+/// Default `-D`: what ends the prefix of a key.
+pub const PREFIX_DELIMITER_DEFAULT: u8 = b':';
+/// Prefixes of keys that `stats detail` counts apart. memcached has no bound; whoever puts something random before the
+/// delimiter would fill its memory.
+pub const PREFIX_COUNT_MAX: usize = 4096;
+
 /// The version that clients are told: the memcached whose commands and answers are followed. Clients look for
 /// features by it.
 pub const MEMCACHED_VERSION: &str = "1.6.45";

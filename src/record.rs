@@ -276,6 +276,9 @@ impl Record<'_> {
 pub struct SizeClass(pub u8);
 
 impl SizeClass {
+    /// Number of classes that a byte can name.
+    pub const COUNT: usize = 1 << u8::BITS;
+
     /// The smallest class that holds `size` bytes.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use crate::clock::Seconds;
 use crate::memtable::TableUse;
 use crate::record::SizeClass;
 
@@ -37,6 +38,8 @@ pub struct Table<F> {
     pub live_size: u64,
     /// Records that keep older versions dead: tombstones, touches, flushes, expired values.
     pub guard_count: u64,
+    /// The second in which its use began; for one that is older than this process, the one in which the store was opened.
+    pub begun: Seconds,
 }
 
 /// All tables of a shard, by slot.
@@ -46,13 +49,16 @@ pub struct Catalog<F> {
     /// Tables that there may be.
     pub table_count_max: usize,
     next_sequence: u64,
+    /// Live records by size class.
+    class_counts: Box<[u64; SizeClass::COUNT]>,
 }
 
 impl<F> Catalog<F> {
     /// No tables yet, and at most `table_count_max` ever.
     #[must_use]
     pub fn new(table_count_max: usize) -> Self {
-        Self { tables: Vec::new(), table_count_max, next_sequence: 1 }
+        let class_counts = Box::new([0; SizeClass::COUNT]);
+        Self { tables: Vec::new(), table_count_max, next_sequence: 1, class_counts }
     }
 
     /// Adds a table in a slot that has none.
@@ -62,7 +68,8 @@ impl<F> Catalog<F> {
             self.tables.resize_with(index + 1, || None);
         }
         debug_assert!(self.tables[index].is_none(), "a slot has one table");
-        self.tables[index] = Some(Table { file, state, sequence, live_count: 0, live_size: 0, guard_count: 0 });
+        let table = Table { file, state, sequence, live_count: 0, live_size: 0, guard_count: 0, begun: 0 };
+        self.tables[index] = Some(table);
         self.next_sequence = self.next_sequence.max(sequence + 1);
     }
 
@@ -128,15 +135,15 @@ impl<F> Catalog<F> {
         u32::try_from(vacant).ok()
     }
 
-    /// Begins a use of a free table with the next sequence.
+    /// Begins a use of a free table with the next sequence, in the second `now`.
     ///
     /// # Panics
     /// When the table is not free.
-    pub fn begin(&mut self, slot: u32) -> TableUse {
+    pub fn begin(&mut self, slot: u32, now: Seconds) -> TableUse {
         let sequence = self.next_sequence;
         let table = self.get_mut(slot).expect("the caller found the slot");
         assert_eq!(table.state, TableState::Free, "only free tables are begun");
-        (table.state, table.sequence) = (TableState::Writing, sequence);
+        (table.state, table.sequence, table.begun) = (TableState::Writing, sequence, now);
         self.next_sequence += 1;
         TableUse { slot, sequence }
     }
@@ -162,6 +169,7 @@ impl<F> Catalog<F> {
         if let Some(table) = self.get_mut(slot) {
             table.live_count += 1;
             table.live_size += class.size() as u64;
+            self.class_counts[usize::from(class.0)] += 1;
         }
     }
 
@@ -171,6 +179,9 @@ impl<F> Catalog<F> {
             debug_assert!(table.live_count > 0 && table.live_size >= class.size() as u64, "counted when it came");
             table.live_count = table.live_count.saturating_sub(1);
             table.live_size = table.live_size.saturating_sub(class.size() as u64);
+            let count = &mut self.class_counts[usize::from(class.0)];
+            debug_assert!(*count > 0, "counted when it came");
+            *count = count.saturating_sub(1);
         }
     }
 
@@ -186,6 +197,26 @@ impl<F> Catalog<F> {
         for table in self.tables.iter_mut().flatten() {
             (table.live_count, table.live_size) = (0, 0);
         }
+        self.class_counts.fill(0);
+    }
+
+    /// The store is opened: its tables count as begun in the second `now`, as nobody knows better.
+    pub fn opened(&mut self, now: Seconds) {
+        for table in self.tables.iter_mut().flatten() {
+            table.begun = now;
+        }
+    }
+
+    /// The second in which the oldest table with live records was begun.
+    #[must_use]
+    pub fn oldest_begun(&self) -> Option<Seconds> {
+        self.iter().filter(|(_, table)| table.live_count > 0).map(|(_, table)| table.begun).min()
+    }
+
+    /// How many live records there are of each size class that has some, from small to large.
+    pub fn class_counts(&self) -> impl Iterator<Item = (SizeClass, u64)> {
+        let counts = (0..=u8::MAX).map(SizeClass).zip(self.class_counts.iter().copied());
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// Bytes of live records, by size class.

@@ -277,11 +277,15 @@ impl<F> Replay<'_, F> {
         let full = self.catalog.iter().filter(|(slot, table)| table.state == TableState::Sealed && *slot != current);
         let Some(slot) = full.min_by_key(|(_, table)| table.sequence).map(|(slot, _)| slot) else { return false };
         let before = self.index.len();
-        self.index.retain(|entry| entry.pointer.slot != slot);
+        self.index.retain(|entry| {
+            let keep = entry.pointer.slot != slot;
+            if !keep {
+                self.catalog.remove_live(slot, entry.class);
+            }
+            keep
+        });
         self.recovered.evicted_count += (before - self.index.len()) as u64;
-        if let Some(table) = self.catalog.get_mut(slot) {
-            (table.live_count, table.live_size, table.state) = (0, 0, TableState::Freeing);
-        }
+        self.catalog.set_state(slot, TableState::Freeing);
         self.evicted.push(slot);
         true
     }

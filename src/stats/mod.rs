@@ -1,6 +1,12 @@
 //! What is counted. Counters belong to one shard's thread, so they are plain numbers.
 
+mod prefix;
+
 use std::cell::Cell;
+
+use crate::clock::Seconds;
+
+pub use prefix::PrefixStats;
 
 /// What a store has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,14 +41,20 @@ pub struct StoreCounters {
     pub evictions: u64,
     /// Bytes of those, by size class.
     pub evicted_bytes: u64,
+    /// Those of them that would have expired some day.
+    pub evicted_expiring: u64,
+    /// Seconds between the begin of the table that was evicted last and its end.
+    pub evicted_age: u32,
     /// Tables evicted with live records in them.
     pub tables_evicted: u64,
     /// Tables taken back without a live record in them.
     pub tables_reclaimed: u64,
     /// Tables begun.
     pub tables_begun: u64,
-    /// Records that were found to be expired.
+    /// Records that somebody asked for and that were expired.
     pub expired: u64,
+    /// Expired records that nobody asked for, dropped to make room.
+    pub expired_swept: u64,
     /// Writes refused because there was no room.
     pub refused_writes: u64,
     /// Time that the recovery took, in milliseconds.
@@ -76,6 +88,20 @@ pub struct StoreGauges {
     pub memory_limit_bytes: u64,
     /// Device reads in flight.
     pub reads_in_flight: u64,
+    /// The second in which the oldest table with live records was begun, if there are any; the one in which the store was
+    /// opened, if it is older than that.
+    pub oldest_begun: Option<Seconds>,
+}
+
+/// How things stand in one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableGauges {
+    /// Its slot.
+    pub slot: u32,
+    /// How many tables were begun before it, and with it, in the life of the store; 0: it has never been.
+    pub sequence: u64,
+    /// Bytes of its live records, by size class.
+    pub live_bytes: u64,
 }
 
 /// What clients have asked a shard for, by memcached's names.
@@ -89,6 +115,7 @@ pub struct CommandCounters {
     pub cmd_meta: u64,
     pub get_hits: u64,
     pub get_misses: u64,
+    pub get_flushed: u64,
     pub delete_misses: u64,
     pub delete_hits: u64,
     pub incr_misses: u64,
@@ -102,6 +129,9 @@ pub struct CommandCounters {
     pub touch_misses: u64,
     pub store_too_large: u64,
     pub store_no_memory: u64,
+    pub auth_cmds: u64,
+    pub auth_errors: u64,
+    pub lru_crawler_starts: u64,
 }
 
 /// What has happened at the sockets of a server, by memcached's names.
@@ -115,6 +145,17 @@ pub struct ConnectionCounters {
     pub bytes_written: Cell<u64>,
     pub conn_yields: Cell<u64>,
     pub idle_kicks: Cell<u64>,
+}
+
+impl ConnectionCounters {
+    /// `stats reset`: all but what is there at the moment begins at 0 again.
+    pub fn reset(&self) {
+        let Self { curr_connections: _, total_connections, rejected_connections, .. } = self;
+        let Self { bytes_read, bytes_written, conn_yields, idle_kicks, .. } = self;
+        for counter in [total_connections, rejected_connections, bytes_read, bytes_written, conn_yields, idle_kicks] {
+            counter.set(0);
+        }
+    }
 }
 
 /// Adds to a counter that several tasks of the thread share.

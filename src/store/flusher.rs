@@ -11,12 +11,12 @@ use crate::disktable::catalog::TableState;
 use crate::disktable::format::{Identity, Summary, footer_page_count};
 use crate::disktable::summaries::SummaryLog;
 use crate::disktable::writer::{self, TableWriter};
-use crate::index::Pointer;
+use crate::index::{Entry, Pointer};
 use crate::io::{File, Io};
 use crate::limits::PAGE_SIZE;
 use crate::memtable::{Block, TableUse};
 use crate::reclaim::{choose_victim, empty_table};
-use crate::record::{Kind, SizeClass, record_size};
+use crate::record::{Kind, record_size};
 use crate::recovery::tables::table_path;
 
 impl<I: Io> Store<I> {
@@ -313,15 +313,13 @@ impl<I: Io> Shared<I> {
         // What superseded the records of this table must be on disk before it goes: what is in memory now, and what
         // was written since the last sync.
         self.write_everything().await;
-        let mut evicted_count = 0;
-        let mut evicted_size = 0;
+        let mut evicted = Evicted::default();
         let mut visit = |summary: Summary| {
             let entry = summary.entry(table.slot);
             if summary.kind == Kind::Value
                 && let Some(entry) = self.state.borrow_mut().remove_if_at(&summary.digest, entry.pointer)
             {
-                evicted_count += 1;
-                evicted_size += entry.class.size() as u64;
+                evicted.note(entry);
             }
         };
         let identity = self.identity(table.slot);
@@ -338,13 +336,14 @@ impl<I: Io> Shared<I> {
         };
         let left = state.catalog.get(table.slot).map_or(0, |left| left.live_count);
         if !visited_all || left > 0 {
-            let (count, size) = state.drop_pointers_into(table.slot);
-            evicted_count += count;
-            evicted_size += size;
+            state.drop_pointers_into(table.slot, &mut evicted);
         }
-        state.counters.evictions += evicted_count;
-        state.counters.evicted_bytes += evicted_size;
-        if evicted_count > 0 {
+        state.counters.evictions += evicted.count;
+        state.counters.evicted_bytes += evicted.size;
+        state.counters.evicted_expiring += evicted.expiring_count;
+        if evicted.count > 0 {
+            let begun = state.catalog.get(table.slot).map_or(0, |emptied| emptied.begun);
+            state.counters.evicted_age = self.io.now().saturating_sub(begun);
             state.counters.tables_evicted += 1;
         } else {
             state.counters.tables_reclaimed += 1;
@@ -396,6 +395,24 @@ impl<I: Io> Shared<I> {
     }
 }
 
+/// What leaves the index with a table.
+#[derive(Default)]
+struct Evicted {
+    count: u64,
+    /// Bytes, by size class.
+    size: u64,
+    /// Those that would have expired some day.
+    expiring_count: u64,
+}
+
+impl Evicted {
+    fn note(&mut self, entry: Entry) {
+        self.count += 1;
+        self.size += entry.class.size() as u64;
+        self.expiring_count += u64::from(entry.expiry != 0);
+    }
+}
+
 impl<F> State<F> {
     /// A write to `table` has failed: it is sealed as soon as another one is ready, so that what is in it is found by its
     /// footer, and nothing more goes to it.
@@ -418,20 +435,15 @@ impl<F> State<F> {
         }
     }
 
-    /// Drops every entry that points into `slot`; returns their number and size.
-    fn drop_pointers_into(&mut self, slot: u32) -> (u64, u64) {
-        let (mut count, mut size) = (0, 0);
+    /// Drops every entry that points into `slot`.
+    fn drop_pointers_into(&mut self, slot: u32, evicted: &mut Evicted) {
         self.index.retain(|entry| {
             let keep = entry.pointer.slot != slot;
             if !keep {
-                count += 1;
-                size += SizeClass::size(entry.class) as u64;
+                self.catalog.remove_live(slot, entry.class);
+                evicted.note(entry);
             }
             keep
         });
-        if let Some(table) = self.catalog.get_mut(slot) {
-            (table.live_count, table.live_size) = (0, 0);
-        }
-        (count, size)
     }
 }

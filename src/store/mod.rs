@@ -66,13 +66,14 @@ pub use obstacle::{DiskRead, Held, Obstacle, Sought};
 pub use write::Condition;
 
 use crate::clock::{ClockChange, Seconds};
+use crate::disktable::catalog::Table;
 use crate::disktable::format::Identity;
 use crate::error::OpenError;
 use crate::io::{Event, Io};
 use crate::limits::{SHARD_BITS, TABLE_COUNT_MIN};
 use crate::record::{Header, Record};
 use crate::recovery::DataDirectory;
-use crate::stats::{StoreCounters, StoreGauges};
+use crate::stats::{StoreCounters, StoreGauges, TableGauges};
 use state::State;
 
 /// How a store is opened.
@@ -242,6 +243,26 @@ impl<I: Io> Store<I> {
     #[must_use]
     pub fn gauges(&self) -> StoreGauges {
         self.shared.state.borrow().gauges(self.shared.plan.total)
+    }
+
+    /// How things stand in each table, by slot.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableGauges> {
+        let state = self.shared.state.borrow();
+        let gauges = |(slot, table): (u32, &Table<I::File>)| TableGauges {
+            slot,
+            sequence: table.sequence,
+            live_bytes: table.live_size,
+        };
+        state.catalog.iter().map(gauges).collect()
+    }
+
+    /// How many records there are of each size in bytes, from small to large. Only the size class of a record is known,
+    /// so its size is up to an eighth less than this says.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(usize, u64)> {
+        let state = self.shared.state.borrow();
+        state.catalog.class_counts().map(|(class, count)| (class.size(), count)).collect()
     }
 
     /// How the memory budget is divided.

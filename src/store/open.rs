@@ -77,6 +77,7 @@ impl<I: Io> Store<I> {
         let gap = if directory.was_clean() { 0 } else { VERSION_GAP };
         let memtable = Memtable::new(io.block_buffers(plan.block_count, plan.block_size), plan.large);
         let mut state = new_state(&plan, &options, (index, memtable, catalog), recovered, gap, io.now());
+        state.catalog.opened(state.now);
         let took = io.monotonic().saturating_sub(started);
         state.counters.recovery_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let write_times = Rc::clone(&state.write_times);

@@ -273,7 +273,7 @@ impl<F> State<F> {
         self.memtable.forget(slot);
         self.failed.retain(|(table, _)| table.slot != slot);
         self.counters.tables_begun += 1;
-        self.catalog.begin(slot)
+        self.catalog.begin(slot, self.now)
     }
 
     /// Appends a record for which [`Self::make_room`] has just made room, and returns where it lies and its version.
@@ -335,7 +335,7 @@ impl<F> State<F> {
 
     /// Drops every expired record from the index. Walks the whole index.
     pub(super) fn sweep_expired(&mut self, now: Seconds) {
-        self.counters.expired += drop_expired(&mut self.index, &mut self.catalog, now);
+        self.counters.expired_swept += drop_expired(&mut self.index, &mut self.catalog, now);
     }
 
     /// Puts `job` in the queue unless one like it is there.
@@ -359,6 +359,7 @@ impl<F> State<F> {
             table_size: self.table_size as u64,
             memory_limit_bytes: memory_limit as u64,
             reads_in_flight: self.reads_in_flight,
+            oldest_begun: self.catalog.oldest_begun(),
         }
     }
 }
