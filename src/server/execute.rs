@@ -19,6 +19,8 @@ enum Stopped {
     NeedInput,
     /// The others have their turn.
     Turn,
+    /// `stats conns` is to be answered.
+    ListConnections,
     /// There is an obstacle.
     Waits(Waits),
     /// The connection is to be closed.
@@ -90,10 +92,13 @@ impl Server {
                     }
                     count += 1;
                     let mut answers = Answering { session: key, queue: &mut *queue, reads, spares };
-                    let read = held.as_ref();
-                    let read = read.map(|held| Held { read: &held.disk, bytes: held.lease.as_deref() });
+                    let read = held.as_ref().map(|held| Held { read: &held.disk, bytes: held.lease.as_deref() });
                     match self.shard.execute(&request, read.as_ref(), &mut answers) {
                         Executed::Done(After::Continue) => {}
+                        Executed::Done(After::ListConnections) => {
+                            parser.executed(swallow_size);
+                            return (position + consumed, count, Stopped::ListConnections);
+                        }
                         Executed::Done(After::Close) => return (bytes.len(), count, Stopped::Close),
                         Executed::Paused { rest, until } => {
                             let Request::Get { with_cas, touch, .. } = request else { unreachable!("only gets pause") };
@@ -128,11 +133,18 @@ impl Server {
 
     /// Notes what a connection waits for, and has its answers sent.
     fn stopped(&mut self, key: Key, stopped: Stopped) {
+        if matches!(stopped, Stopped::ListConnections) {
+            self.list_connections(key);
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.waits = match stopped {
             Stopped::NeedInput => Waits::Nothing,
             Stopped::Turn => {
                 add(&self.counters.conn_yields, 1);
+                self.ready.push_back(key);
+                Waits::Turn
+            }
+            Stopped::ListConnections => {
                 self.ready.push_back(key);
                 Waits::Turn
             }

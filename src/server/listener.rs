@@ -115,6 +115,11 @@ impl Listeners {
         self.listeners.get(number as usize).map_or(Binding::Auto, |listener| listener.binding)
     }
 
+    /// The sockets with their addresses.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (&OwnedFd, &Address)> {
+        self.listeners.iter().filter_map(|listener| Some((listener.socket.as_ref()?, &listener.address)))
+    }
+
     /// Starts to accept on all of them.
     pub(super) fn accept(&mut self, ring: &Ring) {
         for (number, listener) in (0..).zip(&mut self.listeners) {

@@ -13,6 +13,7 @@
 
 pub mod auth;
 pub mod connection;
+mod conns;
 mod events;
 mod execute;
 mod listener;

@@ -139,9 +139,9 @@ impl<I: Io> Shard<I> {
         match self.store.seek(&digest, key, append) {
             Sought::Found(was_fetched) => {
                 self.note_fetched(&digest, was_fetched);
-                self.count_get(true);
+                self.count_get(key, true);
             }
-            Sought::Absent => self.count_get(false),
+            Sought::Absent => self.count_get(key, false),
             Sought::Disk(read) => {
                 let was_fetched = read.was_fetched();
                 let form = Form::Text { with_cas, touches: false };
@@ -213,7 +213,7 @@ impl<I: Io> Shard<I> {
         };
         match get.form {
             Form::Text { touches: true, .. } => self.count_touch(is_hit),
-            _ => self.count_get(is_hit),
+            _ => self.count_get(get.key(), is_hit),
         }
         settled
     }
@@ -274,7 +274,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    pub(super) fn count_get(&self, is_hit: bool) {
+    pub(super) fn count_get(&self, key: &[u8], is_hit: bool) {
+        self.prefixes.borrow_mut().record_get(key, is_hit);
         self.count(|counters| {
             counters.cmd_get += 1;
             counters.get_hits += u64::from(is_hit);

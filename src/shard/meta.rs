@@ -142,7 +142,7 @@ impl<I: Io> Shard<I> {
                     return Err(Stopped::At(obstacle));
                 }
                 self.note_fetched(&digest, was_fetched || asked.no_bump);
-                self.count_fetch(&asked, true);
+                self.count_fetch(key, &asked, true);
                 Ok(())
             }
             Sought::Absent => {
@@ -212,14 +212,14 @@ impl<I: Io> Shard<I> {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
                 self.encode_created(key, asked, cas, expiry, out);
                 self.note_fetched(&self.store.digest(key), asked.no_bump);
-                self.count_fetch(asked, true);
+                self.count_fetch(key, asked, true);
             }
             (Fetched::Created { .. } | Fetched::Miss, _) => self.miss(key, asked, out),
             (Fetched::Hit { was_fetched }, stored) => {
                 // A record that was written again is cold.
                 let is_noted = if stored.is_some() { asked.no_bump && !was_fetched } else { asked.no_bump };
                 self.note_fetched(&self.store.digest(key), is_noted);
-                self.count_fetch(asked, true);
+                self.count_fetch(key, asked, true);
             }
         }
         Ok(true)
@@ -281,7 +281,7 @@ impl<I: Io> Shard<I> {
                     Ok(false) | Err(_) => {}
                 }
             }
-            self.count_fetch(asked, true);
+            self.count_fetch(get.key(), asked, true);
             return Settled::Hit;
         }
         if bytes.is_some() {
@@ -290,7 +290,7 @@ impl<I: Io> Shard<I> {
             };
             match self.store.seek(&get.digest, get.key(), append) {
                 Sought::Found(()) => {
-                    self.count_fetch(asked, true);
+                    self.count_fetch(get.key(), asked, true);
                     return Settled::Encoded;
                 }
                 Sought::Disk(read) => {
@@ -305,17 +305,17 @@ impl<I: Io> Shard<I> {
     }
 
     fn miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
-        self.count_get(false);
+        self.count_get(key, false);
         if !asked.reply.is_quiet {
             encode_code(out, Code::Miss, &asked.reply, key, asked.is_key_binary);
         }
     }
 
-    fn count_fetch(&self, asked: &Asked, is_hit: bool) {
+    fn count_fetch(&self, key: &[u8], asked: &Asked, is_hit: bool) {
         if asked.expiry.is_some() {
             self.count_touch(is_hit);
         } else {
-            self.count_get(is_hit);
+            self.count_get(key, is_hit);
         }
     }
 

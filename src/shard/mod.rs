@@ -16,18 +16,18 @@ mod report;
 mod tests;
 mod verbs;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::clock::Seconds;
 use crate::io::Io;
 use crate::limits::{
-    BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, MIB, REQUESTS_PER_TURN_DEFAULT,
-    UNIX_PERMISSIONS_DEFAULT,
+    BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, MIB, PREFIX_DELIMITER_DEFAULT,
+    REQUESTS_PER_TURN_DEFAULT, UNIX_PERMISSIONS_DEFAULT,
 };
 use crate::protocol::Keys;
-use crate::stats::{CommandCounters, ConnectionCounters};
+use crate::stats::{CommandCounters, ConnectionCounters, PrefixStats, StoreCounters};
 use crate::store::{Obstacle, Store};
 
 pub use crate::protocol::Binding;
@@ -99,6 +99,8 @@ pub enum After {
     Continue,
     /// The client wants it closed.
     Close,
+    /// It goes on when the server has appended the answer to `stats conns`: only it knows the connections.
+    ListConnections,
 }
 
 /// What the server was started with, as far as commands depend on it or `stats` tells it.
@@ -174,7 +176,7 @@ impl Default for Facts {
             watch_enabled: true,
             cas_enabled: true,
             detail_enabled: false,
-            prefix_delimiter: b':',
+            prefix_delimiter: PREFIX_DELIMITER_DEFAULT,
             track_sizes: false,
             debug_commands: false,
             binding: Binding::Auto,
@@ -194,6 +196,10 @@ pub struct Shard<I: Io> {
     store: Store<I>,
     counters: RefCell<CommandCounters>,
     connections: Rc<ConnectionCounters>,
+    /// `stats detail`.
+    prefixes: RefCell<PrefixStats>,
+    /// What the store had counted at the last `stats reset`.
+    counted_before: Cell<StoreCounters>,
     facts: Facts,
     crawler: admin::Crawler,
 }
@@ -202,7 +208,15 @@ impl<I: Io> Shard<I> {
     /// A shard that serves `store`.
     #[must_use]
     pub fn new(store: Store<I>, connections: Rc<ConnectionCounters>, facts: Facts) -> Self {
-        Self { store, counters: RefCell::default(), connections, facts, crawler: admin::Crawler::default() }
+        Self {
+            store,
+            counters: RefCell::default(),
+            connections,
+            prefixes: RefCell::new(PrefixStats::new(facts.prefix_delimiter, facts.detail_enabled)),
+            counted_before: Cell::default(),
+            crawler: admin::Crawler::default(),
+            facts,
+        }
     }
 
     /// The store.

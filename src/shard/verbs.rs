@@ -42,8 +42,7 @@ impl<I: Io> Shard<I> {
                 return Executed::Done(After::Continue);
             }
             Request::Stats { argument } => {
-                self.report(argument, answers.buffer());
-                return Executed::Done(After::Continue);
+                return Executed::Done(self.report(argument, answers.buffer()));
             }
             Request::Admin(admin) => return self.administer(admin, answers),
             Request::Quit => return Executed::Done(After::Close),

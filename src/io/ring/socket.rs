@@ -17,6 +17,9 @@ const LINGERING_PAUSE: Duration = Duration::from_millis(50);
 /// How long it is looked whether another server answers on an address. On this machine that takes microseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// What `stats conns` prints instead of an address that nobody knows any more.
+const UNKNOWN_NAME: &str = "?";
+
 /// Listens on a TCP address. `backlog` is memcached's `-b`. With `shared`, other sockets of this process may listen on
 /// the same address (SO_REUSEPORT), and the kernel spreads connections over them; a port of another process is an
 /// error all the same.
@@ -52,9 +55,42 @@ pub fn listen_tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result
 /// What getsockname(2) says.
 pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let storage: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
+    internet_address(&storage).ok_or_else(|| Error::from(ErrorKind::Unsupported))
+}
+
+fn internet_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-    let v6 = || storage.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into()));
-    v4.or_else(v6).ok_or_else(|| Error::from(ErrorKind::Unsupported))
+    v4.or_else(|| storage.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+}
+
+/// The address that a connection was made to, as `stats conns` prints it.
+#[must_use]
+pub fn local_name(socket: &OwnedFd) -> String {
+    socket::getsockname(socket.as_raw_fd()).map_or_else(|_| UNKNOWN_NAME.to_owned(), |storage| name(&storage))
+}
+
+/// The address that a connection came from, as `stats conns` prints it.
+#[must_use]
+pub fn peer_name(socket: &OwnedFd) -> String {
+    // Fails when the other side is gone.
+    socket::getpeername(socket.as_raw_fd()).map_or_else(|_| UNKNOWN_NAME.to_owned(), |storage| name(&storage))
+}
+
+/// A TCP address as `stats conns` prints it.
+#[must_use]
+pub fn internet_name(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => format!("tcp:{address}"),
+        SocketAddr::V6(address) => format!("tcp6:[{}]:{}", address.ip(), address.port()),
+    }
+}
+
+fn name(storage: &SockaddrStorage) -> String {
+    let unix = || {
+        let path = storage.as_unix_addr().and_then(|address| address.path());
+        format!("unix:{}", path.unwrap_or_else(|| Path::new("")).display())
+    };
+    internet_address(storage).map_or_else(unix, internet_name)
 }
 
 /// Listens on a unix socket, memcached's `-s`, with the permissions of `-a`. A socket file that nobody listens on is

@@ -37,6 +37,8 @@ pub enum Answer {
     TooManyConnections,
     /// `incr` or `decr` of a value that is not a number.
     NotNumeric,
+    /// `stats detail` without `on`, `off` or `dump`.
+    DetailUsage,
     /// `flush_all` with `-F`.
     FlushAllNotAllowed,
     /// The value is above `-I`.
@@ -65,6 +67,7 @@ impl Answer {
             Self::Error => b"ERROR\r\n",
             Self::TooManyConnections => b"ERROR Too many open connections\r\n",
             Self::NotNumeric => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
+            Self::DetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
             Self::FlushAllNotAllowed => b"CLIENT_ERROR flush_all not allowed\r\n",
             Self::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
             Self::OutOfMemory => b"SERVER_ERROR out of memory storing object\r\n",

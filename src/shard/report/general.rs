@@ -1,35 +1,25 @@
-//! `stats`: memcached's names in memcached's order, then extstore's, then our own.
+//! `stats`: memcached's names in memcached's order, extstore's among them, then our own.
+//!
+//! What memcached counts and this server does not have is left out (libevent, its buffers, hash table and slab pages).
+//! Some of it is 0 instead, because exporters and dashboards read it, and because that is what it is: nothing crawls,
+//! nothing moves between LRU lists, no record is copied between tables yet.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use super::Shard;
+use super::{Shard, encode_stats};
 use crate::io::Io;
 use crate::limits::MEMCACHED_VERSION;
-use crate::protocol::text::encode::{Answer, encode_answer, encode_stat};
+use crate::protocol::text::encode::encode_stat;
 
 impl<I: Io> Shard<I> {
-    /// Answers `stats` and its sub-commands. Exporters wait for `END`, so every known one ends with it.
-    pub(super) fn report(&self, argument: &[u8], out: &mut Vec<u8>) {
-        match argument {
-            b"" => {
-                self.report_process(out);
-                self.report_commands(out);
-                self.report_items(out);
-                self.report_tables(out);
-                self.report_own(out);
-            }
-            b"settings" => self.report_settings(out),
-            // There are no slab classes to speak of.
-            b"items" | b"conns" => {}
-            b"slabs" => {
-                encode_stat(out, "active_slabs", 0);
-                encode_stat(out, "total_malloced", 0);
-            }
-            b"sizes" => encode_stat(out, "sizes_status", "disabled"),
-            _ => return encode_answer(out, Answer::Error),
-        }
-        encode_answer(out, Answer::End);
+    pub(super) fn report_general(&self, out: &mut Vec<u8>) {
+        self.report_process(out);
+        self.report_commands(out);
+        self.report_connections(out);
+        self.report_disk(out);
+        self.report_store(out);
+        self.report_own(out);
     }
 
     fn report_process(&self, out: &mut Vec<u8>) {
@@ -52,8 +42,8 @@ impl<I: Io> Shard<I> {
     }
 
     fn report_commands(&self, out: &mut Vec<u8>) {
-        let counters = *self.counters.borrow();
-        for (name, value) in [
+        let (counters, store) = (*self.counters.borrow(), self.counters_since_reset());
+        let stats = [
             ("cmd_get", counters.cmd_get),
             ("cmd_set", counters.cmd_set),
             ("cmd_flush", counters.cmd_flush),
@@ -61,8 +51,14 @@ impl<I: Io> Shard<I> {
             ("cmd_meta", counters.cmd_meta),
             ("get_hits", counters.get_hits),
             ("get_misses", counters.get_misses),
-            ("get_expired", self.store.counters().expired),
-            ("get_flushed", 0),
+            ("get_expired", store.expired),
+            ("get_flushed", counters.get_flushed),
+            ("get_extstore", store.records_read),
+            // A get waits for a buffer instead of failing, and its record stays where it is.
+            ("get_oom_extstore", 0),
+            ("recache_from_extstore", 0),
+            ("miss_from_extstore", store.records_unreadable),
+            ("badcrc_from_extstore", store.damaged_records),
             ("delete_misses", counters.delete_misses),
             ("delete_hits", counters.delete_hits),
             ("incr_misses", counters.incr_misses),
@@ -76,46 +72,40 @@ impl<I: Io> Shard<I> {
             ("touch_misses", counters.touch_misses),
             ("store_too_large", counters.store_too_large),
             ("store_no_memory", counters.store_no_memory),
-            ("auth_cmds", 0),
-            ("auth_errors", 0),
-            ("idle_kicks", self.connections.idle_kicks.get()),
-            ("bytes_read", self.connections.bytes_read.get()),
-            ("bytes_written", self.connections.bytes_written.get()),
+            ("auth_cmds", counters.auth_cmds),
+            ("auth_errors", counters.auth_errors),
+        ];
+        encode_stats(out, &stats);
+    }
+
+    fn report_connections(&self, out: &mut Vec<u8>) {
+        let connections = &self.connections;
+        let stats = [
+            ("idle_kicks", connections.idle_kicks.get()),
+            ("bytes_read", connections.bytes_read.get()),
+            ("bytes_written", connections.bytes_written.get()),
             ("limit_maxbytes", self.facts.memory as u64),
             ("accepting_conns", 1),
+            // Beyond -c, connections are refused; listening goes on.
             ("listen_disabled_num", 0),
             ("time_in_listen_disabled_us", 0),
             ("threads", 1),
-            ("conn_yields", self.connections.conn_yields.get()),
-        ] {
-            encode_stat(out, name, value);
-        }
-    }
-
-    fn report_items(&self, out: &mut Vec<u8>) {
-        let (counters, gauges) = (self.store.counters(), self.store.gauges());
-        for (name, value) in [
-            ("hash_bytes", gauges.index_bytes),
-            ("bytes", gauges.live_bytes),
-            ("curr_items", gauges.index_entries),
-            ("total_items", counters.values_stored),
-            ("evictions", counters.evictions),
-            ("reclaimed", counters.expired),
-        ] {
-            encode_stat(out, name, value);
-        }
+            ("conn_yields", connections.conn_yields.get()),
+            ("hash_bytes", self.store.gauges().index_bytes),
+            ("lru_crawler_starts", self.counters.borrow().lru_crawler_starts),
+        ];
+        encode_stats(out, &stats);
     }
 
     /// Disktables under the names of extstore's pages, so that dashboards made for it work.
-    fn report_tables(&self, out: &mut Vec<u8>) {
+    fn report_disk(&self, out: &mut Vec<u8>) {
         let (counters, gauges) = (self.store.counters(), self.store.gauges());
         let used = gauges.tables - gauges.tables_free;
-        for (name, value) in [
-            ("get_extstore", counters.records_read),
-            ("miss_from_extstore", counters.records_unreadable),
-            ("badcrc_from_extstore", counters.damaged_records),
+        let stats = [
             ("extstore_compact_lost", 0),
             ("extstore_compact_rescues", 0),
+            ("extstore_compact_resc_cold", 0),
+            ("extstore_compact_resc_old", 0),
             ("extstore_compact_skipped", 0),
             ("extstore_page_allocs", counters.tables_begun),
             ("extstore_page_evictions", counters.tables_evicted),
@@ -133,14 +123,33 @@ impl<I: Io> Shard<I> {
             ("extstore_bytes_fragmented", (used * gauges.table_size).saturating_sub(gauges.live_bytes)),
             ("extstore_limit_maxbytes", gauges.tables_max * gauges.table_size),
             ("extstore_io_queue", gauges.reads_in_flight),
-        ] {
-            encode_stat(out, name, value);
-        }
+        ];
+        encode_stats(out, &stats);
+    }
+
+    fn report_store(&self, out: &mut Vec<u8>) {
+        let (counters, gauges) = (self.counters_since_reset(), self.store.gauges());
+        let stats = [
+            ("bytes", gauges.live_bytes),
+            ("curr_items", gauges.index_entries),
+            ("total_items", counters.values_stored),
+            ("evictions", counters.evictions),
+            ("reclaimed", counters.expired_swept),
+            ("crawler_reclaimed", 0),
+            ("crawler_items_checked", 0),
+            ("lrutail_reflocked", 0),
+            ("moves_to_cold", 0),
+            ("moves_to_warm", 0),
+            ("moves_within_lru", 0),
+            ("direct_reclaims", 0),
+            ("lru_bumps_dropped", 0),
+        ];
+        encode_stats(out, &stats);
     }
 
     fn report_own(&self, out: &mut Vec<u8>) {
         let (counters, gauges) = (self.store.counters(), self.store.gauges());
-        for (name, value) in [
+        let stats = [
             ("disk_reads", counters.disk_reads),
             ("disk_read_bytes", counters.disk_read_bytes),
             ("disk_writes", counters.disk_writes),
@@ -151,30 +160,18 @@ impl<I: Io> Shard<I> {
             ("index_bytes", gauges.index_bytes),
             ("memtable_bytes", gauges.dirty_bytes),
             ("write_buffer_bytes", gauges.memtable_bytes),
-            ("recovery_ms", counters.recovery_ms),
-            ("recovery_records", counters.recovered_records),
-            ("shards", 1),
-        ] {
-            encode_stat(out, name, value);
-        }
+            // There are neither a cache of values nor a relocation of records yet.
+            ("cache_items", 0),
+            ("cache_bytes", 0),
+            ("reclaim_records", 0),
+            ("reclaim_bytes", 0),
+        ];
+        encode_stats(out, &stats);
         let amplification = counters.disk_write_bytes as f64 / counters.user_bytes_written.max(1) as f64;
         encode_stat(out, "write_amplification", format_args!("{amplification:.3}"));
-    }
-
-    fn report_settings(&self, out: &mut Vec<u8>) {
-        let facts = &self.facts;
-        encode_stat(out, "maxbytes", facts.memory);
-        encode_stat(out, "maxconns", facts.connection_count_max);
-        encode_stat(out, "tcpport", facts.port);
-        encode_stat(out, "udpport", 0);
-        encode_stat(out, "verbosity", facts.verbosity);
-        encode_stat(out, "evictions", if facts.evict { "on" } else { "off" });
-        encode_stat(out, "num_threads", 1);
-        encode_stat(out, "cas_enabled", "yes");
-        encode_stat(out, "item_size_max", facts.item_size_max);
-        encode_stat(out, "flush_enabled", "yes");
-        encode_stat(out, "lru_crawler", "no");
-        encode_stat(out, "maxconns_fast", "yes");
+        let stats =
+            [("recovery_ms", counters.recovery_ms), ("recovery_records", counters.recovered_records), ("shards", 1)];
+        encode_stats(out, &stats);
     }
 }
 

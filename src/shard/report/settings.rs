@@ -1,0 +1,43 @@
+//! `stats settings`: memcached's names in memcached's order, those that mean something here.
+
+use super::{Shard, yes_or_no};
+use crate::io::Io;
+use crate::protocol::text::encode::encode_stat;
+
+impl<I: Io> Shard<I> {
+    pub(super) fn report_settings(&self, out: &mut Vec<u8>) {
+        let facts = &self.facts;
+        let prefixes = self.prefixes.borrow();
+        encode_stat(out, "maxbytes", facts.memory);
+        encode_stat(out, "maxconns", facts.connection_count_max);
+        encode_stat(out, "tcpport", facts.port);
+        encode_stat(out, "udpport", 0);
+        encode_stat(out, "verbosity", facts.verbosity);
+        encode_stat(out, "evictions", if facts.evict { "on" } else { "off" });
+        encode_stat(out, "shutdown_command", yes_or_no(false));
+        encode_stat(out, "num_threads", 1);
+        encode_stat(out, "stat_key_prefix", char::from(prefixes.delimiter()));
+        encode_stat(out, "detail_enabled", yes_or_no(prefixes.is_enabled()));
+        encode_stat(out, "cas_enabled", yes_or_no(true));
+        encode_stat(out, "auth_enabled_sasl", yes_or_no(false));
+        encode_stat(out, "auth_enabled_ascii", yes_or_no(false));
+        encode_stat(out, "item_size_max", facts.item_size_max);
+        encode_stat(out, "maxconns_fast", yes_or_no(true));
+        encode_stat(out, "slab_reassign", yes_or_no(false));
+        encode_stat(out, "slab_automove", 0);
+        // Nothing crawls by itself; `lru_crawler metadump` works, and who wants to use it asks here.
+        encode_stat(out, "lru_crawler", yes_or_no(true));
+        encode_stat(out, "flush_enabled", yes_or_no(true));
+        encode_stat(out, "dump_enabled", yes_or_no(true));
+        encode_stat(out, "hash_algorithm", "sha1");
+        encode_stat(out, "lru_maintainer_thread", yes_or_no(false));
+        encode_stat(out, "lru_segmented", yes_or_no(false));
+        // `stats sizes` always knows.
+        encode_stat(out, "track_sizes", yes_or_no(true));
+        // All values go to disk, whatever their size, and none is dropped for not having been read.
+        encode_stat(out, "ext_item_size", 0);
+        encode_stat(out, "ext_wbuf_size", self.store.memory_plan().block_size);
+        encode_stat(out, "ext_drop_unread", yes_or_no(false));
+        encode_stat(out, "ssl_enabled", yes_or_no(false));
+    }
+}
