@@ -18,6 +18,7 @@
 //!
 //! **Invariant:** the result for a prefix of a stream is either "incomplete" or the same as for any longer prefix.
 
+pub mod binary;
 pub mod expiry;
 pub mod meta;
 pub mod text;
@@ -25,6 +26,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
+pub use binary::BinaryRequest;
 pub use expiry::{Expiry, absolute_expiry};
 pub use meta::MetaRequest;
 pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, Topics};
@@ -176,6 +178,8 @@ pub enum Request<'a> {
     Admin(Admin),
     /// `quit`: the connection is to be closed once the answers before it are written.
     Quit,
+    /// A request of the binary protocol.
+    Binary(BinaryRequest<'a>),
 }
 
 /// A storage command with its value.
@@ -304,6 +308,13 @@ pub fn parse<'a>(input: &'a [u8], limits: &ParseLimits) -> Parsed<'a> {
 #[must_use]
 pub fn parse_resumed<'a>(input: &'a [u8], newline_free_size: usize, limits: &ParseLimits) -> Parsed<'a> {
     text::parse::parse(input, newline_free_size, limits)
+}
+
+/// Reads the request of the binary protocol at the front of `input`. The result is never [`Parsed::IncompleteLine`] nor
+/// [`Parsed::Bad`]: a request that is refused is one with [`binary::Command::Refused`].
+#[must_use]
+pub fn parse_binary<'a>(input: &'a [u8], limits: &ParseLimits) -> Parsed<'a> {
+    binary::parse::parse(input, limits)
 }
 
 /// The number that a stored value is to `incr` and `decr`; `None` when it is not numeric. memcached is generous:

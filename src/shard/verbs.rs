@@ -46,6 +46,8 @@ impl<I: Io> Shard<I> {
             }
             Request::Admin(admin) => return self.administer(admin, answers),
             Request::Quit => return Executed::Done(After::Close),
+            // The server does not ask for these yet: its parser knows the text protocol only.
+            Request::Binary(_) => return Executed::Done(After::Close),
         };
         executed(result.map(|answer| {
             if !noreply {
