@@ -21,5 +21,6 @@ mod model;
 mod persistence;
 mod pipelines;
 mod readme;
+mod stats;
 mod support;
 mod tidy;

@@ -62,6 +62,15 @@ async fn bytes(store: &Store<Sim>, key: &[u8]) -> Option<Vec<u8>> {
     store.get(key).await.expect("the disk works").map(|value| value.bytes)
 }
 
+/// Records as counted by their size and as counted otherwise are the same.
+fn check_sizes(store: &Store<Sim>) {
+    let (sizes, gauges) = (store.sizes(), store.gauges());
+    assert_eq!(sizes.iter().map(|(_, count)| count).sum::<u64>(), gauges.index_entries);
+    assert_eq!(sizes.iter().map(|(size, count)| *size as u64 * count).sum::<u64>(), gauges.live_bytes);
+    assert_eq!(store.tables().iter().map(|table| table.live_bytes).sum::<u64>(), gauges.live_bytes);
+    assert!(sizes.is_sorted_by(|one, next| one.0 < next.0), "{sizes:?}");
+}
+
 /// Enough of a value to tell it from others, for messages that can be read.
 fn brief(bytes: Option<Vec<u8>>) -> Option<(String, usize, bool)> {
     let bytes = bytes?;

@@ -50,6 +50,11 @@ impl Client {
         Ok(Client { stream, input: Vec::new() })
     }
 
+    /// Where the server sees it come from.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("it is connected")
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap_or_else(|error| panic!("send {}: {error}", shown(bytes)));
     }

@@ -220,10 +220,11 @@ impl Reference {
         }
         let port = free_port();
         let mut command = Command::new("memcached");
-        command.args(["-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()]).args(flags);
         if super::as_root() {
+            // A later -u wins.
             command.args(["-u", "nobody"]);
         }
+        command.args(["-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()]).args(flags);
         let process = Process::start(&mut command);
         eventually("memcached answers", || Client::try_connect(port).ok());
         Some(Reference { _process: process, port })

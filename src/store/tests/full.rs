@@ -18,6 +18,7 @@ fn the_oldest_records_make_room_for_new_ones() {
         let counters = store.counters();
         assert!(counters.evictions > 30_000, "{counters:?}");
         assert_eq!(counters.evictions + store.gauges().index_entries, u64::from(count));
+        check_sizes(&store);
         for number in count - 9_000..count {
             assert_eq!(bytes(&store, &key(number)).await, Some(value(number, 1, 900)), "key {number}");
         }

@@ -138,6 +138,8 @@ async fn check(sim: &Sim, store: &Store<Sim>, model: &Model) {
     let state = store.shared.state.borrow();
     let live: u64 = state.catalog.iter().map(|(_, table)| table.live_count).sum();
     assert_eq!(live, state.index.len() as u64, "live records as counted by the tables and by the index");
+    drop(state);
+    check_sizes(store);
 }
 
 proptest! {

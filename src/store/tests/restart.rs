@@ -187,6 +187,7 @@ fn a_smaller_capacity_drops_the_oldest_tables_and_their_files() {
         let store = open(&sim, smaller).await;
         assert!(bytes(&store, &key(9_999)).await.is_some());
         assert_eq!(bytes(&store, &key(0)).await, None);
+        check_sizes(&store);
         assert_eq!(sim.paths().iter().filter(|path| path.extension().is_some_and(|end| end == "dmt")).count(), 4);
     });
 }
@@ -206,6 +207,7 @@ fn a_smaller_memory_budget_drops_the_oldest_records() {
         assert!(matches!(refused, Err(OpenError::IndexDoesNotFit(_))));
         let store = open(&sim, StoreOptions { memory: 8 * MIB, ..wide }).await;
         assert!(store.counters().evictions > 0);
+        check_sizes(&store);
         assert!(bytes(&store, &key(299_999)).await.is_some());
         assert_eq!(bytes(&store, &key(0)).await, None);
         for number in 0..1000 {
