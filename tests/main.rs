@@ -15,6 +15,7 @@ mod connections;
 mod conversation;
 mod diskreads;
 mod eviction;
+mod flags;
 mod listeners;
 mod memlock;
 mod model;

@@ -49,7 +49,12 @@ pub(super) fn find_user(name: Option<&str>) -> Result<Option<User>, NotPermitted
 pub(super) fn hand_over(directory: &Path, user: &User) -> Result<(), NotPermitted> {
     let failed = |source| NotPermitted::HandOver { user: user.name.clone(), path: directory.to_path_buf(), source };
     let give = |path: &Path| lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed);
-    if std::fs::metadata(directory).map_err(failed)?.uid() != 0 {
+    // Nobody else can have put anything into what is root's and writable by root alone.
+    let is_roots = |path: &Path| {
+        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+    };
+    let directory = &std::fs::canonicalize(directory).map_err(failed)?;
+    if !is_roots(directory) {
         return Ok(());
     }
     let mut paths = Vec::new();
@@ -57,16 +62,19 @@ pub(super) fn hand_over(directory: &Path, user: &User) -> Result<(), NotPermitte
         let entry = entry.map_err(failed)?;
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         if name.starts_with("shard-") && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !is_roots(&path) {
+                continue;
+            }
             paths.extend(std::fs::read_dir(&path).map_err(failed)?.flatten().map(|file| file.path()));
-        } else if name != "lock" && !name.starts_with("superblock") && name != "lost+found" {
+        } else if name == "lost+found" {
+            continue;
+        } else if name != "lock" && !name.starts_with("superblock") {
             // Not ours to give away; if the user cannot write there, opening the store says so.
             return Ok(());
         }
         paths.push(path);
     }
-    paths.retain(|path| !path.ends_with("lost+found"));
-    paths.iter().try_for_each(|path| give(path))?;
-    std::fs::canonicalize(directory).map_err(failed).and_then(|directory| give(&directory))
+    paths.iter().chain([directory]).try_for_each(|path| give(path))
 }
 
 /// Becomes `user` for good.

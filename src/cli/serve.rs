@@ -475,3 +475,91 @@ fn reload(auth: Option<&Auth>) {
         Err(error) => tracing::error!("SIGHUP: the users are as before: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::shard::Binding;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArguments,
+    }
+
+    /// What commands and `stats` are told of a server with these flags.
+    fn facts_of(line: &str) -> Facts {
+        let words = std::iter::once("dmacached").chain(line.split_whitespace());
+        let arguments = Line::try_parse_from(words).expect("a good line").serve;
+        let extended = arguments.extended().expect("a good list");
+        let endpoints = arguments.endpoints().expect("good addresses");
+        let listeners = Listeners::bind(&endpoints, arguments.network.backlog).expect("some port is always free");
+        let users = tempfile::NamedTempFile::new().expect("a file for a test");
+        let auth = Auth::load(users.path()).map(Arc::new).expect("an empty file is a good one");
+        let auth = arguments.commands.auth_file.is_some().then_some(auth);
+        let options = StoreOptions {
+            directory: PathBuf::new(),
+            capacity: 0,
+            table_size: None,
+            memory: 0,
+            item_size_max: 0,
+            evict: true,
+            flush_interval: Duration::ZERO,
+        };
+        let start = Start { arguments, extended, endpoints, options, auth, port_file: None };
+        facts(&start, &listeners)
+    }
+
+    #[test]
+    fn without_flags_facts_are_the_defaults() {
+        let facts = facts_of("-p -1");
+        assert!(facts.port > 0 && facts.started > 0);
+        let changed = Facts { port: 0, started: 0, inter: None, ..facts };
+        assert_eq!(format!("{changed:?}"), format!("{:?}", Facts::default()));
+        assert_eq!(facts.inter.as_deref(), Some("127.0.0.1"));
+    }
+
+    #[test]
+    fn every_flag_is_a_fact() {
+        let facts = facts_of(
+            "-p -1 -l 127.0.0.1:0 -l 127.0.0.2 -c 9 -I 2m -m 128 -M -v -A -F -X -W -C -D | -o track_sizes,idle_timeout=7 \
+                --debug-commands -B binary -R 5 -b 6",
+        );
+        let expected = Facts {
+            connection_count_max: 9,
+            item_size_max: 2 * MIB,
+            memory: 128 * MIB,
+            evict: false,
+            port: facts.port,
+            verbosity: 1,
+            started: facts.started,
+            threads: 1,
+            shutdown_enabled: true,
+            flush_enabled: false,
+            dump_enabled: false,
+            watch_enabled: false,
+            cas_enabled: false,
+            detail_enabled: true,
+            prefix_delimiter: b'|',
+            track_sizes: true,
+            debug_commands: true,
+            binding: Binding::Binary,
+            auth_enabled: false,
+            requests_per_turn: 5,
+            backlog: 6,
+            idle_timeout: 7,
+            inter: Some("127.0.0.1:0,127.0.0.2".to_owned()),
+            unix_socket: None,
+            unix_permissions: 0o700,
+        };
+        assert_eq!(format!("{facts:?}"), format!("{expected:?}"));
+        let facts = facts_of("-p -1 -Y users");
+        assert!(facts.auth_enabled && facts.binding == Binding::Ascii);
+        let directory = tempfile::tempdir().expect("a directory for a test");
+        let path = directory.path().join("socket");
+        let facts = facts_of(&format!("-s {} -a 770", path.display()));
+        assert_eq!((facts.unix_socket, facts.unix_permissions, facts.inter, facts.port), (Some(path), 0o770, None, 0));
+    }
+}
