@@ -29,7 +29,7 @@ mod tests;
 pub use binary::BinaryRequest;
 pub use expiry::{Expiry, absolute_expiry};
 pub use meta::MetaRequest;
-pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, Topics};
+pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, TimeChange, Topics};
 pub use text::token::Keys;
 
 /// Which protocol a connection speaks: memcached's `-B`.

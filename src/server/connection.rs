@@ -23,7 +23,8 @@
 //! that request announces.
 
 use crate::limits::INPUT_SIZE;
-use crate::protocol::{BadRequest, Keys, ParseLimits, Parsed, Request, parse_resumed};
+use crate::protocol::text::auth::{Credentials, parse_credentials};
+use crate::protocol::{BadRequest, Binding, Keys, ParseLimits, Parsed, Request, binary, parse_binary, parse_resumed};
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,22 @@ pub enum Step<'a> {
         /// For [`Parser::executed`].
         swallow_size: u64,
     },
+    /// The client says who it is: if it is right, [`Parser::unlock`].
+    Credentials {
+        /// The user.
+        user: &'a [u8],
+        /// The password.
+        password: &'a [u8],
+        /// Bytes that belong to it.
+        consumed: usize,
+    },
+    /// This is to be answered, as the client has to say first who it is.
+    Locked {
+        /// The answer.
+        answer: &'static [u8],
+        /// Bytes that belong to it.
+        consumed: usize,
+    },
     /// So many bytes are to be dropped, and then the next step is to be asked for.
     Drop(usize),
     /// Nothing, until more bytes are received.
@@ -59,9 +76,22 @@ pub enum Step<'a> {
     Close,
 }
 
+/// Which protocol a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wire {
+    /// Its first byte tells.
+    #[default]
+    Undecided,
+    Text,
+    Binary,
+}
+
 /// Where parsing stands.
 #[derive(Debug, Default)]
 pub struct Parser {
+    wire: Wire,
+    /// The client has to say who it is.
+    is_locked: bool,
     /// Unparsed bytes before parsing again is of use.
     needed: usize,
     /// Unparsed bytes known to hold no newline.
@@ -84,6 +114,29 @@ struct RestOfGet {
 }
 
 impl Parser {
+    /// For a connection that speaks what `binding` says; the client of a locked one has to say first who it is.
+    #[must_use]
+    pub fn new(binding: Binding, is_locked: bool) -> Self {
+        let wire = match binding {
+            _ if is_locked => Wire::Text,
+            Binding::Auto => Wire::Undecided,
+            Binding::Ascii => Wire::Text,
+            Binding::Binary => Wire::Binary,
+        };
+        Self { wire, is_locked, ..Self::default() }
+    }
+
+    /// The client has said who it is.
+    pub fn unlock(&mut self) {
+        self.is_locked = false;
+    }
+
+    /// Whether the connection speaks the text protocol, as far as is known.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.wire != Wire::Binary
+    }
+
     /// The next thing in `unparsed`, which begins where the last request ended.
     pub fn step<'a>(&mut self, unparsed: &'a [u8], limits: &ParseLimits) -> Step<'a> {
         if self.is_closed {
@@ -107,7 +160,17 @@ impl Parser {
         if unparsed.is_empty() || unparsed.len() < self.needed {
             return Step::NeedInput;
         }
-        match parse_resumed(unparsed, self.newline_free_size, limits) {
+        if self.is_locked {
+            return self.step_locked(unparsed);
+        }
+        if self.wire == Wire::Undecided {
+            self.wire = if unparsed[0] == binary::REQUEST_MAGIC { Wire::Binary } else { Wire::Text };
+        }
+        let parsed = match self.wire {
+            Wire::Binary => parse_binary(unparsed, limits),
+            Wire::Text | Wire::Undecided => parse_resumed(unparsed, self.newline_free_size, limits),
+        };
+        match parsed {
             Parsed::Request { request, consumed, swallow_size } => Step::Request { request, consumed, swallow_size },
             Parsed::Bad { error, consumed, swallow_size, noreply } => {
                 Step::Refused { error, noreply, consumed, swallow_size }
@@ -127,9 +190,25 @@ impl Parser {
         }
     }
 
+    fn step_locked<'a>(&mut self, unparsed: &'a [u8]) -> Step<'a> {
+        match parse_credentials(unparsed) {
+            Credentials::Given { user, password, consumed } => Step::Credentials { user, password, consumed },
+            Credentials::Refused { answer, consumed } => Step::Locked { answer, consumed },
+            Credentials::Incomplete { needed } => {
+                self.needed = needed;
+                Step::NeedInput
+            }
+            Credentials::Close { answer } => {
+                self.is_closed = true;
+                if answer.is_empty() { Step::Close } else { Step::Locked { answer, consumed: unparsed.len() } }
+            }
+        }
+    }
+
     /// The request that the last step gave is done with; `swallow_size` bytes behind it are to be dropped unseen.
     pub fn executed(&mut self, swallow_size: u64) {
-        *self = Self { swallow_size, is_closed: self.is_closed, ..Self::default() };
+        let Self { wire, is_locked, is_closed, .. } = *self;
+        *self = Self { wire, is_locked, is_closed, swallow_size, ..Self::default() };
     }
 
     /// The get that the last step gave is done with but for its last keys: the unparsed bytes begin with them now, and
@@ -142,7 +221,7 @@ impl Parser {
     /// Whether the unparsed bytes begin with a request, as far as is known.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
-        self.swallow_size == 0 && self.rest.is_none() && !self.is_closed
+        self.swallow_size == 0 && self.rest.is_none() && !self.is_closed && !self.is_locked
     }
 
     /// Nothing more is to be parsed.

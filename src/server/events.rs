@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use dma_alloc::{Key, Lease};
 
+use super::connection::Parser;
 use super::reads::{self, Answer, Purpose};
 use super::session::{HeldRead, Receiving, Session, Waits};
 use super::{INPUT_SIZE_HIGH, Phase, Server};
@@ -37,7 +38,7 @@ impl Server {
     fn accepted(&mut self, listener: u32, accepted: io::Result<OwnedFd>, more: bool) {
         let now = self.io.moment();
         match accepted {
-            Ok(socket) => self.welcome(socket, now.as_secs()),
+            Ok(socket) => self.welcome(listener, socket, now.as_secs()),
             Err(error) => self.listeners.failed(&error),
         }
         if !more && let Some(moment) = self.listeners.ended(listener, now) {
@@ -45,11 +46,12 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, socket: OwnedFd, now: u64) {
+    fn welcome(&mut self, listener: u32, socket: OwnedFd, now: u64) {
         if !matches!(self.phase, Phase::Serving) {
             return;
         }
-        match self.sessions.insert(Session::new(socket, now)) {
+        let parser = Parser::new(self.listeners.binding(listener), self.options.auth.is_some());
+        match self.sessions.insert(Session::new(socket, parser, now)) {
             Ok(key) => {
                 add(&self.counters.total_connections, 1);
                 add(&self.counters.curr_connections, 1);

@@ -3,13 +3,14 @@
 use dma_alloc::Key;
 
 use super::connection::Step;
-use super::session::{Answering, Receiving, Session, Waits};
-use super::{INPUT_SIZE_HIGH, Phase, Server};
+use super::session::{Answering, HeldRead, Receiving, Session, Waits};
+use super::{INPUT_SIZE_HIGH, Phase, Server, ServerOptions};
 use crate::io::ring::{RingIo, socket};
 use crate::limits::KEYS_PER_TURN;
 use crate::protocol::Request;
 use crate::protocol::text::ahead::keys_ahead;
-use crate::shard::{After, Executed, Pause, Shard};
+use crate::protocol::text::encode::encode_bad_request;
+use crate::shard::{After, Answers, Executed, Pause, Shard};
 use crate::stats::add;
 use crate::store::{Held, Obstacle};
 
@@ -62,15 +63,16 @@ impl Server {
         let Some(session) = self.sessions.get_mut(key) else { return (0, 0, Stopped::NeedInput) };
         let Session { input, parser, queue, held, .. } = session;
         let bytes = direct.unwrap_or_else(|| input.unparsed());
-        let (reads, spares) = (&mut self.reads, &mut self.spares);
+        let (shard, options) = (&self.shard, &self.options);
+        let mut answers = Answering { session: key, queue, reads: &mut self.reads, spares: &mut self.spares };
         let (mut position, mut count) = (0, 0);
         let mut announced_count = 0;
         loop {
             let unparsed = &bytes[position..];
             if announced_count == 0 && parser.is_between_requests() {
-                announced_count = announce(&self.shard, unparsed);
+                announced_count = announce(shard, unparsed);
             }
-            if !unparsed.is_empty() && queue.is_full() {
+            if !unparsed.is_empty() && answers.is_full() {
                 return (position, count, Stopped::Waits(Waits::Output));
             }
             let (consumed, swallow_size) = match parser.step(unparsed, &self.limits) {
@@ -80,49 +82,40 @@ impl Server {
                     position += size;
                     continue;
                 }
+                Step::Credentials { user, password, consumed } => {
+                    if is_let_in(shard, options, (user, password), answers.buffer()) {
+                        parser.unlock();
+                    }
+                    (consumed, 0)
+                }
+                Step::Locked { answer, consumed } => {
+                    answers.buffer().extend_from_slice(answer);
+                    (consumed, 0)
+                }
                 Step::Refused { error, noreply, consumed, swallow_size } => {
                     if !noreply {
-                        crate::protocol::text::encode::encode_bad_request(queue.buffer(spares), error);
+                        encode_bad_request(answers.buffer(), error);
                     }
                     (consumed, swallow_size)
                 }
+                Step::Request { .. } if count == options.requests_per_turn => return (position, count, Stopped::Turn),
                 Step::Request { request, consumed, swallow_size } => {
-                    if count == self.options.requests_per_turn {
-                        return (position, count, Stopped::Turn);
-                    }
                     count += 1;
-                    let mut answers = Answering { session: key, queue: &mut *queue, reads, spares };
-                    let read = held.as_ref().map(|held| Held { read: &held.disk, bytes: held.lease.as_deref() });
-                    match self.shard.execute(&request, read.as_ref(), &mut answers) {
-                        Executed::Done(After::Continue) => {}
-                        Executed::Done(After::ListConnections) => {
+                    match run(shard, &request, held, &mut answers) {
+                        Ran::Done => (consumed, swallow_size),
+                        Ran::DoneAnd(stopped) => {
                             parser.executed(swallow_size);
-                            return (position + consumed, count, Stopped::ListConnections);
+                            return (position + consumed, count, stopped);
                         }
-                        Executed::Done(After::Close) => return (bytes.len(), count, Stopped::Close),
-                        Executed::Paused { rest, until } => {
+                        Ran::Closes => return (bytes.len(), count, Stopped::Close),
+                        Ran::Paused { rest, stopped } => {
                             let Request::Get { with_cas, touch, .. } = request else { unreachable!("only gets pause") };
-                            let done = rest.rest().as_ptr().addr() - unparsed.as_ptr().addr();
+                            let done = rest.as_ptr().addr() - unparsed.as_ptr().addr();
                             parser.paused(with_cas, touch, consumed - done);
-                            let stopped = match until {
-                                Pause::Reads => Stopped::Waits(Waits::Reads),
-                                Pause::Output => Stopped::Waits(Waits::Output),
-                                Pause::Room => Stopped::Waits(Waits::Room),
-                                Pause::Turn => Stopped::Turn,
-                            };
                             return (position + done, count + KEYS_PER_TURN, stopped);
                         }
-                        Executed::NoReads => return (position, count, Stopped::Waits(Waits::Reads)),
-                        Executed::Blocked(Obstacle::Room) => return (position, count, Stopped::Waits(Waits::Room)),
-                        Executed::Blocked(Obstacle::Disk(disk)) => {
-                            *held = None;
-                            let waits = if reads.add_update(key, &disk) { Waits::Record } else { Waits::Reads };
-                            return (position, count, Stopped::Waits(waits));
-                        }
-                        Executed::Blocked(Obstacle::ReadFailed) => unreachable!("the shard answers that"),
+                        Ran::Waits(waits) => return (position, count, Stopped::Waits(waits)),
                     }
-                    *held = None;
-                    (consumed, swallow_size)
                 }
             };
             position += consumed;
@@ -202,6 +195,65 @@ impl Server {
             self.io.ring().cancel_receive(key.to_bits());
         }
     }
+}
+
+/// How far a request has come.
+enum Ran<'a> {
+    Done,
+    /// It is done, and nothing more is to be executed for now.
+    DoneAnd(Stopped),
+    /// The connection is to be closed.
+    Closes,
+    /// A get of which these keys are left.
+    Paused {
+        rest: &'a [u8],
+        stopped: Stopped,
+    },
+    /// Nothing is done yet.
+    Waits(Waits),
+}
+
+/// Executes a request, with the record that was read for it if there is one.
+fn run<'a>(
+    shard: &Shard<RingIo>,
+    request: &Request<'a>,
+    held: &mut Option<HeldRead>,
+    answers: &mut Answering<'_>,
+) -> Ran<'a> {
+    let read = held.as_ref().map(|held| Held { read: &held.disk, bytes: held.lease.as_deref() });
+    let ran = match shard.execute(request, read.as_ref(), answers) {
+        Executed::Done(After::Continue) => Ran::Done,
+        Executed::Done(After::ListConnections) => Ran::DoneAnd(Stopped::ListConnections),
+        Executed::Done(After::Close) => Ran::Closes,
+        Executed::Paused { rest, until } => {
+            let stopped = match until {
+                Pause::Reads => Stopped::Waits(Waits::Reads),
+                Pause::Output => Stopped::Waits(Waits::Output),
+                Pause::Room => Stopped::Waits(Waits::Room),
+                Pause::Turn => Stopped::Turn,
+            };
+            Ran::Paused { rest: rest.rest(), stopped }
+        }
+        Executed::NoReads => return Ran::Waits(Waits::Reads),
+        Executed::Blocked(Obstacle::Room) => return Ran::Waits(Waits::Room),
+        Executed::Blocked(Obstacle::Disk(disk)) => {
+            *held = None;
+            let is_taken = answers.reads.add_update(answers.session, &disk);
+            return Ran::Waits(if is_taken { Waits::Record } else { Waits::Reads });
+        }
+        Executed::Blocked(Obstacle::ReadFailed) => unreachable!("the shard answers that"),
+    };
+    *held = None;
+    ran
+}
+
+/// Answers a client that says who it is; says whether it is right.
+fn is_let_in(shard: &Shard<RingIo>, options: &ServerOptions, client: (&[u8], &[u8]), out: &mut Vec<u8>) -> bool {
+    let is_right = options.auth.as_ref().is_some_and(|auth| auth.check(client.0, client.1));
+    shard.count_authentication(is_right);
+    let failure: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
+    out.extend_from_slice(if is_right { b"STORED\r\n" } else { failure });
+    is_right
 }
 
 /// Announces the keys of the requests at the front of `bytes` to the store, if there are several; returns after how many

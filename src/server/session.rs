@@ -67,11 +67,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(socket: OwnedFd, now: u64) -> Self {
+    pub(super) fn new(socket: OwnedFd, parser: Parser, now: u64) -> Self {
         Self {
             socket,
             input: Input::default(),
-            parser: Parser::default(),
+            parser,
             queue: AnswerQueue::default(),
             held: None,
             waits: Waits::Nothing,

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 
 use super::{After, Answers, Executed, Shard};
+use crate::clock::ClockChange;
 use crate::io::Io;
-use crate::protocol::{Admin, AdminAnswer, Classes};
+use crate::protocol::{Admin, AdminAnswer, Classes, TimeChange};
 
 /// What clients take for memcached's crawler.
 #[derive(Debug)]
@@ -28,7 +29,11 @@ impl<I: Io> Shard<I> {
             Admin::DebugTime(_) | Admin::DebugFlush if !self.facts.debug_commands => AdminAnswer::Error,
             Admin::DebugTime(None) => AdminAnswer::Error,
             Admin::DebugTime(Some(change)) => {
-                self.store.change_clock(change);
+                self.store.change_clock(match change {
+                    TimeChange::Pause => ClockChange::Pause,
+                    TimeChange::Resume => ClockChange::Resume,
+                    TimeChange::Shift(seconds) => ClockChange::Shift(seconds),
+                });
                 AdminAnswer::Ok
             }
             Admin::DebugFlush => match self.store.try_forget_memory() {

@@ -9,6 +9,8 @@ use crate::digest::Digest;
 use crate::io::Io;
 use crate::limits::{KEY_SIZE_MAX, KEYS_PER_TURN};
 use crate::protocol::Keys;
+use crate::protocol::binary::encode::encode_miss;
+use crate::protocol::binary::{self, BinaryReply};
 use crate::protocol::text::encode::{Answer, encode_answer, encode_value, encode_value_header};
 use crate::record::Record;
 use crate::store::{AHEAD_COUNT, DiskRead, Obstacle, Sought};
@@ -33,6 +35,23 @@ pub(super) enum Form {
     },
     /// As its flags say.
     Meta(Asked),
+    /// A packet.
+    Binary {
+        reply: BinaryReply,
+        /// It is a `GAT` or `TOUCH`.
+        touches: bool,
+        /// It is not a `TOUCH`.
+        with_value: bool,
+    },
+}
+
+impl Form {
+    fn touches(&self) -> bool {
+        match self {
+            Self::Text { touches, .. } | Self::Binary { touches, .. } => *touches,
+            Self::Meta(asked) => asked.touches(),
+        }
+    }
 }
 
 /// What a read has come to.
@@ -92,6 +111,7 @@ impl<I: Io> Shard<I> {
         answers: &mut impl Answers<I::File>,
     ) -> Executed<'a, I::File> {
         let expiry = touch.map(|exptime| self.expiry(exptime));
+        let form = Form::Text { with_cas, touches: touch.is_some() };
         let mut keys = keys.clone();
         let mut rest = keys.clone();
         let mut not_announced = 0;
@@ -106,11 +126,7 @@ impl<I: Io> Shard<I> {
                 }
             }
             not_announced -= 1;
-            let fetched = match expiry {
-                None => self.get_one(key, with_cas, answers),
-                Some(expiry) => self.get_and_touch(key, with_cas, expiry, answers),
-            };
-            match fetched {
+            match self.fetch(key, &form, expiry, answers) {
                 Ok(()) => {}
                 Err(Stopped::Reads) => return Executed::Paused { rest, until: Pause::Reads },
                 Err(Stopped::At(_)) => return Executed::Paused { rest, until: Pause::Room },
@@ -129,55 +145,47 @@ impl<I: Io> Shard<I> {
         Executed::Done(After::Continue)
     }
 
+    /// One item, which gets another expiry if there is one. It is looked for first: one that expires at once is still answered.
     #[inline]
-    fn get_one(&self, key: &[u8], with_cas: bool, answers: &mut impl Answers<I::File>) -> Fetch<I::File> {
+    pub(super) fn fetch(
+        &self,
+        key: &[u8],
+        form: &Form,
+        expiry: Option<Seconds>,
+        answers: &mut impl Answers<I::File>,
+    ) -> Fetch<I::File> {
         let digest = self.store.digest(key);
+        let start = expiry.map(|_| answers.buffer().len());
         let append = |record: Record<'_>| {
-            self.encode(key, with_cas, &record, answers.buffer());
+            self.encode(key, form, &record, answers.buffer());
             record.was_fetched
         };
         match self.store.seek(&digest, key, append) {
             Sought::Found(was_fetched) => {
+                if let Some(expiry) = expiry
+                    && let Err(obstacle) = self.store.try_touch(key, expiry)
+                {
+                    answers.buffer().truncate(start.unwrap_or(0));
+                    return Err(Stopped::At(obstacle));
+                }
                 self.note_fetched(&digest, was_fetched);
-                self.count_get(key, true);
+                self.count_fetch(key, form, true);
             }
-            Sought::Absent => self.count_get(key, false),
+            Sought::Absent => self.miss(key, form, answers.buffer()),
             Sought::Disk(read) => {
                 let was_fetched = read.was_fetched();
-                let form = Form::Text { with_cas, touches: false };
-                return self.read_later(PendingGet::new(digest, key, form, read), None, was_fetched, answers);
+                return self.read_later(PendingGet::new(digest, key, *form, read), expiry, was_fetched, answers);
             }
         }
         Ok(())
     }
 
-    /// `gat` of one key. It is looked for first: one that expires at once is still answered.
-    fn get_and_touch(
-        &self,
-        key: &[u8],
-        with_cas: bool,
-        expiry: Seconds,
-        answers: &mut impl Answers<I::File>,
-    ) -> Fetch<I::File> {
-        let digest = self.store.digest(key);
-        let start = answers.buffer().len();
-        let append = |record: Record<'_>| self.encode(key, with_cas, &record, answers.buffer());
-        match self.store.seek(&digest, key, append) {
-            Sought::Found(()) => {
-                if let Err(obstacle) = self.touch_item(key, expiry) {
-                    answers.buffer().truncate(start);
-                    return Err(Stopped::At(obstacle));
-                }
-                self.note_fetched(&digest, false);
-            }
-            Sought::Absent => self.count_touch(false),
-            Sought::Disk(read) => {
-                let was_fetched = read.was_fetched();
-                let form = Form::Text { with_cas, touches: true };
-                return self.read_later(PendingGet::new(digest, key, form, read), Some(expiry), was_fetched, answers);
-            }
+    /// There is no such item.
+    fn miss(&self, key: &[u8], form: &Form, out: &mut Vec<u8>) {
+        self.count_fetch(key, form, false);
+        if let Form::Binary { reply, .. } = form {
+            encode_miss(out, *reply, key);
         }
-        Ok(())
     }
 
     /// Hands out a read, and gives its record another expiry if it gets one; or does neither. The get is counted when the
@@ -202,34 +210,28 @@ impl<I: Io> Shard<I> {
     /// What a get's read has come to, with the `bytes` that it brought, or `None` when the device failed: such a record
     /// is a miss, as with extstore; `stats` counts it.
     pub fn settle(&self, get: &mut PendingGet<I::File>, bytes: Option<&[u8]>, encoded: &mut Vec<u8>) -> Settled {
-        let settled = match get.form {
-            Form::Text { with_cas, .. } => self.settle_text(get, with_cas, bytes, encoded),
-            Form::Meta(asked) => return self.settle_meta(get, &asked, bytes, encoded),
-        };
-        let is_hit = match settled {
-            Settled::Hit | Settled::Encoded => true,
-            Settled::Miss => false,
-            Settled::Again => return settled,
-        };
-        match get.form {
-            Form::Text { touches: true, .. } => self.count_touch(is_hit),
-            _ => self.count_get(get.key(), is_hit),
+        if let Form::Meta(asked) = get.form {
+            return self.settle_meta(get, &asked, bytes, encoded);
+        }
+        let settled = self.settle_plain(get, bytes, encoded);
+        match settled {
+            Settled::Hit | Settled::Encoded => self.count_fetch(get.key(), &get.form, true),
+            Settled::Again => {}
+            Settled::Miss => {
+                self.miss(get.key(), &get.form, encoded);
+                // Quiet commands have nothing to say here.
+                return if matches!(get.form, Form::Binary { .. }) { Settled::Encoded } else { Settled::Miss };
+            }
         }
         settled
     }
 
-    fn settle_text(
-        &self,
-        get: &mut PendingGet<I::File>,
-        with_cas: bool,
-        bytes: Option<&[u8]>,
-        encoded: &mut Vec<u8>,
-    ) -> Settled {
+    fn settle_plain(&self, get: &mut PendingGet<I::File>, bytes: Option<&[u8]>, encoded: &mut Vec<u8>) -> Settled {
         let Some(bytes) = bytes else { return Settled::Miss };
         if self.store.examine(&get.digest, get.key(), &get.read, bytes).is_some() {
             return Settled::Hit;
         }
-        let append = |record: Record<'_>| self.encode(get.key(), with_cas, &record, encoded);
+        let append = |record: Record<'_>| self.encode(get.key(), &get.form, &record, encoded);
         match self.store.seek(&get.digest, get.key(), append) {
             Sought::Found(()) => Settled::Encoded,
             Sought::Absent => Settled::Miss,
@@ -246,24 +248,47 @@ impl<I: Io> Shard<I> {
     /// When it has not.
     pub fn encode_hit(&self, get: &PendingGet<I::File>, bytes: &[u8], sink: &mut impl ValueSink) {
         let record = get.read.verified_record(bytes);
-        match &get.form {
+        let (key, flags) = (get.key(), record.header.client_flags);
+        let end: &[u8] = match &get.form {
             Form::Text { with_cas, .. } => {
                 let cas = with_cas.then(|| self.cas(&record.header));
-                encode_value_header(sink.buffer(), get.key(), record.header.client_flags, cas, record.value.len());
+                encode_value_header(sink.buffer(), key, flags, cas, record.value.len());
+                b"\r\n"
             }
             Form::Meta(asked) => {
-                if !self.encode_meta_header(get.key(), asked, &record, sink.buffer()) {
+                if !self.encode_meta_header(key, asked, &record, sink.buffer()) {
                     return;
+                }
+                b"\r\n"
+            }
+            Form::Binary { with_value: false, .. } => return self.encode(key, &get.form, &record, sink.buffer()),
+            Form::Binary { reply, .. } => {
+                let cas = self.cas(&record.header);
+                binary::encode::encode_value_header(sink.buffer(), *reply, key, flags, cas, record.value.len());
+                b""
+            }
+        };
+        sink.value(record.value);
+        sink.buffer().extend_from_slice(end);
+    }
+
+    /// Appends the whole answer with a record; not of an `mg`.
+    #[inline]
+    fn encode(&self, key: &[u8], form: &Form, record: &Record<'_>, out: &mut Vec<u8>) {
+        let (flags, cas) = (record.header.client_flags, self.cas(&record.header));
+        match form {
+            Form::Text { with_cas, .. } => encode_value(out, key, flags, with_cas.then_some(cas), record.value),
+            Form::Binary { reply, with_value: true, .. } => {
+                binary::encode::encode_value(out, *reply, key, flags, cas, record.value);
+            }
+            Form::Binary { reply, .. } => binary::encode::encode_touched(out, *reply, flags, cas),
+            Form::Meta(asked) => {
+                if self.encode_meta_header(key, asked, record, out) {
+                    out.extend_from_slice(record.value);
+                    out.extend_from_slice(b"\r\n");
                 }
             }
         }
-        sink.value(record.value);
-        sink.buffer().extend_from_slice(b"\r\n");
-    }
-
-    fn encode(&self, key: &[u8], with_cas: bool, record: &Record<'_>, out: &mut Vec<u8>) {
-        let cas = with_cas.then(|| self.cas(&record.header));
-        encode_value(out, key, record.header.client_flags, cas, record.value);
     }
 
     /// Notes that somebody fetches a record, unless somebody has before.
@@ -272,6 +297,10 @@ impl<I: Io> Shard<I> {
         if !was_fetched {
             self.store.note_fetched(digest);
         }
+    }
+
+    pub(super) fn count_fetch(&self, key: &[u8], form: &Form, is_hit: bool) {
+        if form.touches() { self.count_touch(is_hit) } else { self.count_get(key, is_hit) }
     }
 
     pub(super) fn count_get(&self, key: &[u8], is_hit: bool) {

@@ -1,8 +1,9 @@
 //! The meta commands. See [`crate::protocol::meta`] for their words.
 //!
-//! What of an item must survive a restart is in its record: the CAS unique, and whether it is stale, whether somebody was told
-//! to fetch it anew, and whether its key was sent in base64. A change of these writes the record again, under the same
-//! CAS unique. Whether it was fetched is in the index and forgotten with it; when it was accessed is taken for when it was written.
+//! What of an item must survive a restart is in its record: the CAS unique, and whether it is stale, whether somebody was
+//! told to fetch it anew, and whether its key was sent in base64. A change of these writes the record again, under the same
+//! CAS unique. Whether it was fetched is in the index and forgotten with it; when it was accessed is taken for when it was
+//! written.
 
 use super::get::{Fetch, Form, PendingGet, Settled, Stopped};
 use super::operations::{Attempt, Counted, KEY_BINARY, Order, Outcome, Removal, STALE, Sum, TOKEN_SENT, meta_of};
@@ -28,6 +29,13 @@ pub(super) struct Asked {
     /// The expiry that the item gets.
     expiry: Option<Seconds>,
     no_bump: bool,
+}
+
+impl Asked {
+    /// Whether it gives the item another expiry.
+    pub(super) fn touches(&self) -> bool {
+        self.expiry.is_some()
+    }
 }
 
 /// What may change when an item is fetched.
@@ -122,7 +130,7 @@ impl<I: Io> Shard<I> {
             return self.meta_fetch(key, &asked, change, held, answers.buffer()).map_err(Stopped::At);
         }
         let digest = self.store.digest(key);
-        let start = answers.buffer().len();
+        let start = asked.expiry.map(|_| answers.buffer().len());
         let look = |record: Record<'_>| {
             if needs_token(&record.header) {
                 return Looked::NeedsToken;
@@ -138,15 +146,15 @@ impl<I: Io> Shard<I> {
                 if let Some(expiry) = asked.expiry
                     && let Err(obstacle) = self.store.try_touch(key, expiry)
                 {
-                    answers.buffer().truncate(start);
+                    answers.buffer().truncate(start.unwrap_or(0));
                     return Err(Stopped::At(obstacle));
                 }
                 self.note_fetched(&digest, was_fetched || asked.no_bump);
-                self.count_fetch(key, &asked, true);
+                self.count_meta(key, &asked, true);
                 Ok(())
             }
             Sought::Absent => {
-                self.miss(key, &asked, answers.buffer());
+                self.meta_miss(key, &asked, answers.buffer());
                 Ok(())
             }
             Sought::Disk(read) => {
@@ -212,14 +220,14 @@ impl<I: Io> Shard<I> {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
                 self.encode_created(key, asked, cas, expiry, out);
                 self.note_fetched(&self.store.digest(key), asked.no_bump);
-                self.count_fetch(key, asked, true);
+                self.count_meta(key, asked, true);
             }
-            (Fetched::Created { .. } | Fetched::Miss, _) => self.miss(key, asked, out),
+            (Fetched::Created { .. } | Fetched::Miss, _) => self.meta_miss(key, asked, out),
             (Fetched::Hit { was_fetched }, stored) => {
                 // A record that was written again is cold.
                 let is_noted = if stored.is_some() { asked.no_bump && !was_fetched } else { asked.no_bump };
                 self.note_fetched(&self.store.digest(key), is_noted);
-                self.count_fetch(key, asked, true);
+                self.count_meta(key, asked, true);
             }
         }
         Ok(true)
@@ -281,7 +289,7 @@ impl<I: Io> Shard<I> {
                     Ok(false) | Err(_) => {}
                 }
             }
-            self.count_fetch(get.key(), asked, true);
+            self.count_meta(get.key(), asked, true);
             return Settled::Hit;
         }
         if bytes.is_some() {
@@ -290,7 +298,7 @@ impl<I: Io> Shard<I> {
             };
             match self.store.seek(&get.digest, get.key(), append) {
                 Sought::Found(()) => {
-                    self.count_fetch(get.key(), asked, true);
+                    self.count_meta(get.key(), asked, true);
                     return Settled::Encoded;
                 }
                 Sought::Disk(read) => {
@@ -300,23 +308,19 @@ impl<I: Io> Shard<I> {
                 Sought::Absent => {}
             }
         }
-        self.miss(get.key(), asked, encoded);
+        self.meta_miss(get.key(), asked, encoded);
         Settled::Encoded
     }
 
-    fn miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
+    fn meta_miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
         self.count_get(key, false);
         if !asked.reply.is_quiet {
             encode_code(out, Code::Miss, &asked.reply, key, asked.is_key_binary);
         }
     }
 
-    fn count_fetch(&self, key: &[u8], asked: &Asked, is_hit: bool) {
-        if asked.expiry.is_some() {
-            self.count_touch(is_hit);
-        } else {
-            self.count_get(key, is_hit);
-        }
+    fn count_meta(&self, key: &[u8], asked: &Asked, is_hit: bool) {
+        if asked.touches() { self.count_touch(is_hit) } else { self.count_get(key, is_hit) }
     }
 
     /// Appends what stands before the value of a record that was read for an `mg`; says whether the value follows.

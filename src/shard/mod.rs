@@ -8,6 +8,7 @@
 //! **Invariant:** a request, and each key of a `get`, is counted once: when its answer is known.
 
 mod admin;
+mod binary;
 mod get;
 mod meta;
 mod operations;
@@ -229,6 +230,14 @@ impl<I: Io> Shard<I> {
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Counts that a client has said who it is, rightly or not.
+    pub fn count_authentication(&self, is_right: bool) {
+        self.count(|counters| {
+            counters.auth_cmds += 1;
+            counters.auth_errors += u64::from(!is_right);
+        });
     }
 
     fn count(&self, change: impl FnOnce(&mut CommandCounters)) {

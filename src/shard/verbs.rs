@@ -47,7 +47,7 @@ impl<I: Io> Shard<I> {
             Request::Admin(admin) => return self.administer(admin, answers),
             Request::Quit => return Executed::Done(After::Close),
             // The server does not ask for these yet: its parser knows the text protocol only.
-            Request::Binary(_) => return Executed::Done(After::Close),
+            Request::Binary(ref request) => return self.binary(request, held, answers),
         };
         executed(result.map(|answer| {
             if !noreply {

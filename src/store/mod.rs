@@ -226,8 +226,8 @@ impl<I: Io> Store<I> {
         header.own_cas.unwrap_or_else(|| self.cas_unique(header.version))
     }
 
-    /// When the write with this version happened, as far as is known: the second of the write, or a later one at which the version
-    /// had been reached; of writes before the store was opened, the second in which it was.
+    /// When the write with this version happened, as far as is known: the second of the write, or one remembered before
+    /// it. Of writes before the store was opened, the second in which it was.
     #[must_use]
     pub fn written_at(&self, version: u64) -> Seconds {
         self.shared.write_times.borrow().of(version)

@@ -1,4 +1,4 @@
-//! memcached's binary protocol: [`parse`] reads requests, [`encode`] writes answers.
+//! memcached's binary protocol: [`super::parse_binary`] reads requests, [`encode`] writes answers.
 //!
 //! A request is a header of 24 bytes, then extras, key and value; the header tells the size of the extras, of the key and of
 //! all three together. All numbers are big-endian. The opaque and the opcode come back in each answer. The data type and the

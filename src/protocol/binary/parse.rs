@@ -99,6 +99,17 @@ pub(in crate::protocol) fn parse<'a>(input: &'a [u8], limits: &ParseLimits) -> P
     }
 }
 
+/// The key of the request at the front, and the size of the request: a hint, as [`crate::protocol::text::ahead`] gives
+/// them. There is none where the request has no key of an item, or is cut off before it.
+pub(in crate::protocol) fn glance(input: &[u8]) -> Option<(&[u8], usize)> {
+    let (header, rest) = Header::ref_from_prefix(input).ok()?;
+    let extras_size = usize::from(header.extras_size);
+    let key = rest.get(extras_size..)?.get(..header.key_size.get().into())?;
+    let names_item = header.magic == REQUEST_MAGIC && header.opcode != opcode::STAT && !key.is_empty();
+    let is_sound = key.len() <= KEY_SIZE_MAX && extras_size + key.len() <= header.body_size.get() as usize;
+    (names_item && is_sound).then_some((key, HEADER_SIZE + header.body_size.get() as usize))
+}
+
 fn request(reply: BinaryReply, command: Command<'_>, consumed: usize, swallow_size: u64) -> Parsed<'_> {
     Parsed::Request { request: Request::Binary(BinaryRequest { reply, command }), consumed, swallow_size }
 }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::encode::*;
 use super::*;
 use crate::limits::{ITEM_OVERHEAD_SIZE, ITEM_SIZE_MAX, KEY_SIZE_MAX};
+use crate::protocol::text::ahead::{KeysAhead, keys_ahead};
 use crate::protocol::{ParseLimits, Parsed, Request, parse_binary};
 
 const LIMITS: ParseLimits = ParseLimits { item_size_max: 1 << 20 };
@@ -366,6 +367,7 @@ proptest! {
             *first = REQUEST_MAGIC;
         }
         let _: Parsed<'_> = parse_binary(&input, &LIMITS);
+        let _: KeysAhead<'_> = keys_ahead(&input);
     }
 
     #[test]
@@ -441,6 +443,32 @@ proptest! {
             rest = rest.get(HEADER_SIZE + body_size..).expect("the body is there");
         }
     }
+}
+
+#[test]
+fn a_glance_sees_the_keys_of_a_pipeline() {
+    let found = |input: &[u8]| keys_ahead(input).keys().iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    let requests = [
+        packet(0x0d, b"", b"a", b""),
+        packet(0x11, STORING, b"b\0", b"value"),
+        packet(0x24, &[0; 4], b"c", b""),
+        packet(0x04, b"", b"d", b""),
+    ]
+    .concat();
+    let keys = [&b"a"[..], b"b\0", b"c", b"d"];
+    assert_eq!(found(&requests), keys);
+    for (end, is_seen) in [
+        (packet(0x10, b"", b"items", b""), false),
+        (packet(0x0a, b"", b"", b""), false),
+        (packet(0x00, b"", &[b'k'; KEY_SIZE_MAX + 1], b""), false),
+        (header(0x00, 0, 3, 2), false),
+        (b"get k\r\n".to_vec(), true),
+    ] {
+        let input = [&requests[..], &end, &packet(0x00, b"", b"e", b"")].concat();
+        assert_eq!(found(&input).len(), if is_seen { keys.len() + 2 } else { keys.len() }, "{}", end.escape_ascii());
+    }
+    let cut_off = packet(0x00, b"", b"key", b"");
+    assert!((0..cut_off.len()).all(|size| found(&cut_off[..size]).is_empty()));
 }
 
 #[test]

@@ -160,7 +160,11 @@ proptest! {
     }
 
     #[test]
-    fn a_glance_sees_the_key_that_is_parsed(key in "[a-z]{1,20}", letter in prop::sample::select(&b"gda"[..]), flags in "( [a-z]){0,3}") {
+    fn a_glance_sees_the_key_that_is_parsed(
+        key in "[a-z]{1,20}",
+        letter in prop::sample::select(&b"gda"[..]),
+        flags in "( [a-z]){0,3}",
+    ) {
         let line = [b"m", &[letter][..], b" ", key.as_bytes(), flags.as_bytes(), b"\r\n"].concat();
         if let Parsed::Request { request: Request::Meta(request), consumed, .. } = parse(&line, &LIMITS) {
             let arguments = &line[3..line.len() - 2];

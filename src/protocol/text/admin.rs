@@ -3,8 +3,6 @@
 //! What they tune in memcached mostly has no counterpart here. Such a command is held to memcached's grammar and
 //! answered as memcached would, so that a script that sends it goes on; nothing changes by it.
 
-use crate::clock::ClockChange;
-
 use super::token::{Arguments, Tokens, signed, unsigned, unsigned_32};
 
 /// Slab classes that there may be; records are shown as those of class 1, and 0 stands for no class.
@@ -56,9 +54,20 @@ pub enum Admin {
         noreply: bool,
     },
     /// `debugtime`; `None`: a change that there is not.
-    DebugTime(Option<ClockChange>),
+    DebugTime(Option<TimeChange>),
     /// `debugflush`: not a command of memcached.
     DebugFlush,
+}
+
+/// What `debugtime` does to the server's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeChange {
+    /// It stands still.
+    Pause,
+    /// It goes on, where it would be had it not stood still.
+    Resume,
+    /// It is put forward by so many seconds, or back.
+    Shift(i64),
 }
 
 /// Which slab classes are meant. All records are shown as those of class 1.
@@ -438,9 +447,9 @@ fn parse_extstore(arguments: &Arguments<'_>) -> Admin {
 
 fn parse_debug_time(arguments: &Arguments<'_>) -> Admin {
     Admin::DebugTime(match arguments.get(0) {
-        b"p" => Some(ClockChange::Pause),
-        b"r" => Some(ClockChange::Resume),
-        seconds => signed(seconds).map(ClockChange::Shift),
+        b"p" => Some(TimeChange::Pause),
+        b"r" => Some(TimeChange::Resume),
+        seconds => signed(seconds).map(TimeChange::Shift),
     })
 }
 

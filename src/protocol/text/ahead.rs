@@ -4,7 +4,7 @@
 //! alone says what a request is.
 
 use crate::limits::KEY_SIZE_MAX;
-use crate::protocol::meta;
+use crate::protocol::{binary, meta};
 
 /// Keys of this many requests are looked for.
 const KEY_COUNT_MAX: usize = 16;
@@ -44,6 +44,9 @@ pub fn keys_ahead(bytes: &[u8]) -> KeysAhead<'_> {
 
 /// The key of the request at the front, and the size of the request.
 fn one(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    if bytes.first() == Some(&binary::REQUEST_MAGIC) {
+        return binary::parse::glance(bytes);
+    }
     let line_size = memchr::memchr(b'\n', &bytes[..bytes.len().min(LINE_SIZE_MAX)])?;
     let line = &bytes[..line_size];
     let line = line.strip_suffix(b"\r").unwrap_or(line);

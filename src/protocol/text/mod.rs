@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod ahead;
+pub mod auth;
 pub mod encode;
 pub mod parse;
 pub mod token;

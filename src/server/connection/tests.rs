@@ -44,6 +44,17 @@ impl Transcript {
                     position += size;
                     continue;
                 }
+                Step::Credentials { user, password, consumed } => {
+                    if user == b"user" && password == b"right" {
+                        self.parser.unlock();
+                    }
+                    self.text.push_str("credentials\n");
+                    (consumed, 0)
+                }
+                Step::Locked { answer, consumed } => {
+                    self.text.push_str(&String::from_utf8_lossy(answer));
+                    (consumed, 0)
+                }
                 Step::Refused { error, noreply, consumed, swallow_size } => {
                     if !noreply {
                         self.text.push_str(&String::from_utf8_lossy(error.answer()));
@@ -185,6 +196,42 @@ fn a_paused_get_keeps_its_keys_as_they_are() {
     for stream in [&b"get a b\t\r\nversion\r\n"[..], b"gets a b\r\r\n", b"get a b\x0c  \n", b"get a b\n"] {
         assert_eq!(outcome(stream, &[], Some(1)), outcome(stream, &[], None));
     }
+}
+
+#[test]
+fn the_first_byte_chooses_the_protocol() {
+    let noop = [&[0x80, 0x0a][..], &[0; 22]].concat();
+    let refused_in_text = |text: String| text.starts_with("ERROR\r\n");
+    for cut in [&[][..], &[1], &[1, 5, 3], &[24]] {
+        let (text, is_closed) = outcome(&noop.repeat(3), cut, None);
+        assert_eq!((text.matches("Noop").count(), is_closed), (3, false), "{text}");
+        let (text, is_closed) = outcome(&[&noop[..], b"version\r\n"].concat(), cut, None);
+        assert_eq!((text.matches("Noop").count(), is_closed), (1, true), "no text behind packets: {text}");
+        let (text, is_closed) = outcome(&[b"version\r\n", &noop[..], b"\n"].concat(), cut, None);
+        assert!(text.starts_with("Version\n") && !is_closed, "no packets behind text: {text}");
+        assert!(refused_in_text(text.replacen("Version\n", "", 1)));
+    }
+    for (binding, is_binary) in [(Binding::Ascii, false), (Binding::Binary, true)] {
+        let mut transcript = Transcript { parser: Parser::new(binding, false), ..Transcript::default() };
+        transcript.receive(&noop);
+        transcript.receive(b"\n");
+        assert_eq!(transcript.text.contains("Noop"), is_binary);
+        assert_eq!(refused_in_text(transcript.text), !is_binary);
+    }
+}
+
+#[test]
+fn a_locked_connection_says_first_who_it_is() {
+    let stream = b"get a\r\nset x 0 0 10\r\nuser wrong\r\nset x 0 0 10\r\nuser right\r\nversion\r\n";
+    for size in 1..stream.len() {
+        let mut transcript = Transcript { parser: Parser::new(Binding::Auto, true), ..Transcript::default() };
+        stream.chunks(size).for_each(|piece| transcript.receive(piece));
+        assert_eq!(transcript.text, "CLIENT_ERROR unauthenticated\r\ncredentials\ncredentials\nVersion\n", "{size}");
+    }
+    let mut transcript = Transcript { parser: Parser::new(Binding::Auto, true), ..Transcript::default() };
+    transcript.receive(b"set x 0 0 100000\r\n");
+    assert!(transcript.is_closed);
+    assert_eq!(transcript.text, "CLIENT_ERROR auth token too long\r\n");
 }
 
 #[test]

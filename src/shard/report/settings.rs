@@ -12,26 +12,38 @@ impl<I: Io> Shard<I> {
         encode_stat(out, "maxconns", facts.connection_count_max);
         encode_stat(out, "tcpport", facts.port);
         encode_stat(out, "udpport", 0);
+        if let Some(inter) = &facts.inter {
+            encode_stat(out, "inter", inter);
+        }
         encode_stat(out, "verbosity", facts.verbosity);
         encode_stat(out, "evictions", if facts.evict { "on" } else { "off" });
-        encode_stat(out, "shutdown_command", yes_or_no(false));
-        encode_stat(out, "num_threads", 1);
+        match &facts.unix_socket {
+            Some(path) => encode_stat(out, "domain_socket", path.display()),
+            None => encode_stat(out, "domain_socket", "NULL"),
+        }
+        encode_stat(out, "umask", format_args!("{:o}", facts.unix_permissions));
+        encode_stat(out, "shutdown_command", yes_or_no(facts.shutdown_enabled));
+        encode_stat(out, "num_threads", facts.threads);
         encode_stat(out, "stat_key_prefix", char::from(prefixes.delimiter()));
         encode_stat(out, "detail_enabled", yes_or_no(prefixes.is_enabled()));
-        encode_stat(out, "cas_enabled", yes_or_no(true));
+        encode_stat(out, "reqs_per_event", facts.requests_per_turn);
+        encode_stat(out, "cas_enabled", yes_or_no(facts.cas_enabled));
+        encode_stat(out, "tcp_backlog", facts.backlog);
+        encode_stat(out, "binding_protocol", facts.binding.name());
         encode_stat(out, "auth_enabled_sasl", yes_or_no(false));
-        encode_stat(out, "auth_enabled_ascii", yes_or_no(false));
+        encode_stat(out, "auth_enabled_ascii", yes_or_no(self.facts.auth_enabled));
         encode_stat(out, "item_size_max", facts.item_size_max);
         encode_stat(out, "maxconns_fast", yes_or_no(true));
         encode_stat(out, "slab_reassign", yes_or_no(false));
         encode_stat(out, "slab_automove", 0);
         // Nothing crawls by itself; `lru_crawler metadump` works, and who wants to use it asks here.
         encode_stat(out, "lru_crawler", yes_or_no(true));
-        encode_stat(out, "flush_enabled", yes_or_no(true));
-        encode_stat(out, "dump_enabled", yes_or_no(true));
+        encode_stat(out, "flush_enabled", yes_or_no(facts.flush_enabled));
+        encode_stat(out, "dump_enabled", yes_or_no(facts.dump_enabled));
         encode_stat(out, "hash_algorithm", "sha1");
         encode_stat(out, "lru_maintainer_thread", yes_or_no(false));
         encode_stat(out, "lru_segmented", yes_or_no(false));
+        encode_stat(out, "idle_timeout", facts.idle_timeout);
         // `stats sizes` always knows.
         encode_stat(out, "track_sizes", yes_or_no(true));
         // All values go to disk, whatever their size, and none is dropped for not having been read.
