@@ -318,9 +318,9 @@ pub fn parse_binary<'a>(input: &'a [u8], limits: &ParseLimits) -> Parsed<'a> {
 }
 
 /// The number that a stored value is to `incr` and `decr`; `None` when it is not numeric. memcached is generous:
-/// white space before the digits and anything behind white space after them is passed over (hence `12   ` after a
-/// `decr`, and `12 a`).
+/// white space before the digits and anything behind white space or a NUL after them is passed over (hence `12   `
+/// after a `decr`, and `12 a`).
 #[must_use]
 pub fn stored_number(value: &[u8]) -> Option<u64> {
-    text::token::unsigned(value)
+    text::token::unsigned(value.split(|byte| *byte == 0).next().unwrap_or_default())
 }

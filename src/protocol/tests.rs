@@ -37,6 +37,8 @@ fn stored_numbers_may_be_padded() {
         (&b"12"[..], Some(12)),
         (b"12   ", Some(12)),
         (b" \n12\r\na", Some(12)),
+        (b"12\x003", Some(12)),
+        (b"\x0012", None),
         (b"18446744073709551615", Some(u64::MAX)),
         (b"18446744073709551616", None),
         (b"", None),
