@@ -1,7 +1,7 @@
 """The same random commands to Debian's memcached and to a server of our own; every answer is compared.
 
     differential.py [--server PROGRAM] [--memcached PROGRAM] [--commands 100000] [--seed 1] [--mode ram|disk|both]
-        [--protocols text,meta,binary] [--epoch NUMBER] [--self-check]
+        [--protocols text,meta,binary] [--epoch NUMBER] [--failures 3] [--self-check]
 
 Valid, odd and broken commands of the text, meta and binary protocols, pipelined, cut at random places that differ between the
 two servers. In mode `disk` all our records are written to disk and leave RAM after every segment of a few commands; in mode
@@ -25,8 +25,6 @@ import common
 from differential import answers, model, pair, permitted, shrink
 
 ITEM_SIZE = 16384
-EPOCH_COMMANDS_MAX = 8 * 6 * 20
-FAILURES_MAX = 3
 
 
 def arguments():
@@ -38,6 +36,7 @@ def arguments():
     parser.add_argument("--mode", choices=("ram", "disk", "both"), default="both")
     parser.add_argument("--protocols", default="text,meta,binary")
     parser.add_argument("--epoch", type=int, help="only this one: the one that a failure named")
+    parser.add_argument("--failures", type=int, default=3, help="stop after so many")
     parser.add_argument("--self-check", action="store_true", help="compare memcached with memcached")
     return parser.parse_args()
 
@@ -108,7 +107,7 @@ class Comparison:
 
     def run(self):
         epoch = 0 if self.options.epoch is None else self.options.epoch
-        while sum(self.pair.compared.values()) < self.options.commands and self.failures < FAILURES_MAX:
+        while sum(self.pair.compared.values()) < self.options.commands and self.failures < self.options.failures:
             sessions, opaque_keys = pair.make_epoch(self.seed, epoch, self.protocols)
             found = self.pair.run(sessions, opaque_keys)
             self.clean_up()
@@ -171,7 +170,7 @@ def compare(ports, options, mode, seed, name):
         count = comparison.pair.permitted.get(rule.name, 0)
         if count:
             print("  permitted, %d times: %s: %s" % (count, rule.name, rule.reason))
-    print("  other differences: %s" % (failures if failures < FAILURES_MAX else "%d, then it was stopped" % failures), flush=True)
+    print("  other differences: %s" % (failures if failures < options.failures else "%d, then it was stopped" % failures), flush=True)
     return failures
 
 

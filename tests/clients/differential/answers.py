@@ -145,22 +145,27 @@ class CasNumbers:
                 self.known[number] = (cas, other.cas())
 
 
-def same(units, other_units, cas_numbers):
-    """Whether two servers said the same."""
+def unlike(units, other_units, cas_numbers):
+    """The pairs of answers that differ; None when there are not as many of the one as of the other."""
     if len(units) != len(other_units):
+        return None
+    pairs = zip(units, other_units)
+    return [(unit, other) for unit, other in pairs if not same(unit.words, other.words, cas_numbers)]
+
+
+def same(words, other_words, cas_numbers):
+    """Whether two servers said the same."""
+    if len(words) != len(other_words):
         return False
-    for unit, other in zip(units, other_units):
-        if len(unit.words) != len(other.words):
+    for word, other in zip(words, other_words):
+        if isinstance(word, Number) and isinstance(other, Number) and word.kind == other.kind:
+            if word.kind == "time" and abs(word.value - other.value) <= TIME_SLACK:
+                continue
+            if word.kind == "cas" and cas_numbers.agree(word.value, other.value):
+                continue
             return False
-        for word, other_word in zip(unit.words, other.words):
-            if isinstance(word, Number) and isinstance(other_word, Number) and word.kind == other_word.kind:
-                if word.kind == "time" and abs(word.value - other_word.value) <= TIME_SLACK:
-                    continue
-                if word.kind == "cas" and cas_numbers.agree(word.value, other_word.value):
-                    continue
-                return False
-            if word != other_word:
-                return False
+        if word != other:
+            return False
     return True
 
 

@@ -1,7 +1,7 @@
 """Commands of the meta protocol, with all flags that both servers know, and odd and broken ones."""
 
 from . import words
-from .model import ALL_KEYS, TOO_LONG_ENCODED_KEY, TOO_LONG_KEY, Command, Key
+from .model import ALL_KEYS, KEY_SIZE_MAX, TOO_LONG_ENCODED_KEY, TOO_LONG_KEY, Command, Key
 
 # For each command the flags without and with a word behind them.
 FLAGS = {
@@ -47,7 +47,7 @@ class MetaCommands:
         """A key, and the flag that goes with it."""
         chosen = self.words
         key = chosen.key(ALL_KEYS)
-        if key.number >= 12 or chosen.chance(0.08):
+        if key.number >= 12 or (key.size < KEY_SIZE_MAX and chosen.chance(0.08)):
             return Key(key.number, encoded=True), [b"b"]
         return key, []
 
@@ -112,7 +112,7 @@ class MetaCommands:
         is_alone = chosen.chance(0.3)
         if is_alone:
             size = chosen.one((b"-1", b"x", b"+3", b"2147483648", b"4294967299", b"1x", b"", b"00", b"99999999999999999999", b"65536"))
-        end_of_value = chosen.one((b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"x\r\n", b"vv\r\n", b""))
+        end_of_value = chosen.one((b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n\r\n", b"x\r\n\r\n", b"vv\r\n\r\n", b"\r\n"))
         parts = line(b"ms", key, [size, *chosen.one(BROKEN_STORES)], b"\r\n" + value + end_of_value)
         return Command(parts, fenced=True, cleaned=True, alone=is_alone)
 

@@ -242,15 +242,15 @@ class Run:
 
     def compare_part(self, protocol, commands, parts):
         units, other_units = (answers.units_of(protocol, part) for part in parts)
-        if answers.same(units, other_units, self.cas):
+        unlike = answers.unlike(units, other_units, self.cas)
+        if unlike == []:
             self.cas.learn(units, other_units, self.key_numbers, self.opaque_keys)
             return None
         own = [command for command in commands if isinstance(command, model.Command)]
-        if len(own) == 1:
-            data = own[0].render(self.prefix, self.cas.known, 0)
-            rule = permitted.rule_for(protocol, data, *parts)
-            if rule is not None:
-                self.pair.permitted[rule.name] = self.pair.permitted.get(rule.name, 0) + 1
-                return None
         rendered = [command.render(self.prefix, self.cas.known, 0) for command in own]
-        return Difference(protocol, rendered, *parts)
+        rules = permitted.rules_for(protocol, rendered, parts, unlike)
+        if not rules:
+            return Difference(protocol, rendered, *parts)
+        for rule in rules:
+            self.pair.permitted[rule.name] = self.pair.permitted.get(rule.name, 0) + 1
+        return None

@@ -1,7 +1,8 @@
 """Differences between memcached 1.6.18 and dmacached that are meant, each with its reason.
 
-A rule holds for one command whose answers could be told from those around it. It gives patterns of the whole command, of
-memcached's answer and of ours (for binary packets, of their bytes). Whatever differs and fits no rule is a failure.
+A rule gives patterns of a whole command, of memcached's answer and of ours (for binary packets, of their bytes). Most hold
+for a command whose answers could be told from those around it. Some hold for one answer out of many, if one of the commands
+that were answered fits. Whatever differs and fits no rule is a failure.
 """
 
 import dataclasses
@@ -18,22 +19,81 @@ class Rule:
     command: bytes
     theirs: bytes
     ours: bytes
+    # For one answer out of many.
+    is_for_one: bool = False
 
-    def fits(self, protocol, command, theirs, ours):
+    def fits(self, command, theirs, ours):
         return (
-            protocol in self.protocols
-            and re.fullmatch(self.command, command, re.DOTALL) is not None
-            and re.fullmatch(self.theirs, theirs, re.DOTALL) is not None
+            re.fullmatch(self.theirs, theirs, re.DOTALL) is not None
             and re.fullmatch(self.ours, ours, re.DOTALL) is not None
+            and re.fullmatch(self.command, command, re.DOTALL) is not None
         )
 
 
 CLOSED = b"<closed>"
 TEXT = ("text", "meta")
-ALL = ("text", "meta", "binary")
+BINARY = ("binary",)
+REFUSED = rb"CLIENT_ERROR bad command line format\r\n"
+STORE = rb"(?:set|add|replace|append|prepend|cas) "
 
-RULES = ()
+RULES = (
+    Rule(
+        "value of a refused command",
+        "a storage command that is refused although its size can be read has its value dropped, as by 1.6.45; 1.6.18 runs it as commands",
+        TEXT,
+        STORE + rb"[^\n]*\nv*\r\n",
+        rb"(?:" + REFUSED + rb")?ERROR\r\n",
+        rb"(?:" + REFUSED + rb")?",
+    ),
+    Rule(
+        "NUL in a line",
+        "a NUL is a byte like any other; memcached ends the line there",
+        TEXT,
+        rb"[^\n]*\0[^\n]*\n.*",
+        rb".*",
+        rb".*",
+    ),
+    Rule(
+        "number out of range",
+        "numbers of more bits than the protocol has are refused; 1.6.18 keeps the low bits of flags, size and time",
+        TEXT,
+        rb"[^\n]* -?(?:\d{10,})[ \r][^\n]*\n.*",
+        rb".*",
+        rb"(?:" + REFUSED + rb"|CLIENT_ERROR invalid exptime argument\r\n)?(?:ERROR\r\n)?",
+    ),
+    Rule(
+        "line too long",
+        "whether a line is too long depends on its bytes alone; memcached takes one that arrives whole",
+        TEXT,
+        rb"(?!gets? )[^\n]{2049,}\n.*",
+        rb".*",
+        re.escape(CLOSED),
+    ),
+    Rule(
+        "join too large",
+        "an append or prepend whose result is too large is answered with that; memcached says that nothing was stored",
+        TEXT,
+        rb"(?:append|prepend) .*",
+        rb"NOT_STORED\r\n",
+        rb"SERVER_ERROR object too large for cache\r\n",
+        is_for_one=True,
+    ),
+)
 
 
-def rule_for(protocol, command, theirs, ours):
-    return next((rule for rule in RULES if rule.fits(protocol, command, theirs, ours)), None)
+def rules_for(protocol, commands, parts, unlike):
+    """The rules that permit how the answers to commands differ; none when one difference is not permitted."""
+    if len(commands) == 1:
+        for rule in RULES:
+            if protocol in rule.protocols and not rule.is_for_one and rule.fits(commands[0], *parts):
+                return [rule]
+    rules = [rule_for_one(protocol, commands, unit, other) for unit, other in unlike or ()]
+    return rules if all(rules) else []
+
+
+def rule_for_one(protocol, commands, unit, other):
+    theirs, ours = (b"".join(word for word in found.words if isinstance(word, bytes)) for found in (unit, other))
+    for rule in RULES:
+        if protocol in rule.protocols and rule.is_for_one and any(rule.fits(command, theirs, ours) for command in commands):
+            return rule
+    return None

@@ -97,7 +97,7 @@ class TextCommands:
         return Command((verb + b" ", key, argument + self.noreply() + b"\r\n"))
 
     def flush(self):
-        delay = b" %d" % self.words.one((5000, 2592000, 4102444800)) if self.words.delays_flush else self.words.one((b"", b" 0", b" -1"))
+        delay = b" %d" % self.words.one((5000, 2592000, 2147483647)) if self.words.delays_flush else self.words.one((b"", b" 0", b" -1"))
         return Command((b"flush_all" + delay + self.noreply() + b"\r\n",))
 
     def administration(self):
@@ -133,6 +133,8 @@ class TextCommands:
             value, end_of_value = chosen.one(
                 ((value, b"\n"), (value, b""), (value, b"x\r\n"), (value + b"vv", b"\r\n"), (value[:-1], b"\r\n"), (value, b"\r\r\n"))
             )
+            # So that what comes behind it is whole.
+            end_of_value += b"\r\n"
         elif oddity == "ending":
             ending = chosen.one((b"\n", b" \r\n", b"\r\r\n", b"\t\r\n"))
         else:
@@ -145,7 +147,12 @@ class TextCommands:
         chosen = self.words
         key = chosen.key()
         number = chosen.one(words.ODD_NUMBERS)
-        form = chosen.one(("blanks", "number", "number", "number", "key", "many", "ending", "tail", "long get"))
+        form = chosen.one(("blanks", "number", "number", "number", "key", "many", "ending", "tail", "long get", "big"))
+        if form == "big":
+            verb, value = chosen.one((b"incr ", b"decr ")), chosen.one(words.BIG_NUMBERS)
+            tail = b" %d\r\nget " % chosen.one((0, 1, 2, 100, 2**63, 2**64 - 1))
+            parts = storage_line(b"set", key, [b"0", b"0", b"%d" % len(value)], value + b"\r\n" + verb)
+            return Command((*parts, key, tail, key, b"\r\n"), fenced=True, cleaned=True)
         if form == "blanks":
             parts = (chosen.one((b" ", b"   ", b" " * 90, b"")) + chosen.one((b"get", b"gets", b"incr", b"gat 0")) + b"   ", key)
             tail = chosen.one((b"  1", b" ", b"\t1", b" 1 "))
@@ -172,7 +179,7 @@ class TextCommands:
         if form == "ending":
             verb = chosen.one((b"get ", b"delete ", b"gets "))
             ending = chosen.one((b"\n", b"\r\r\n", b"\r \r\n", b"\t\r\n", b"\0\r\n", b"\0x\r\n"))
-            return Command((verb, key, ending), fenced=True, alone=True)
+            return Command((verb, key, ending), fenced=True, alone=True, cleaned=True)
         if form == "tail":
             verb = chosen.one((b"delete ", b"touch ", b"incr ", b"decr "))
             tail = chosen.one((b" 5", b" 0 5", b" x", b" noreply", b" 0 noreply", b" 5 noreply", b" noreply 0", b" 5 x", b" 5 6 7 8"))
