@@ -59,7 +59,7 @@ RULES = (
         TEXT,
         rb"[^\n]* -?(?:\d{10,})[ \r][^\n]*\n.*",
         rb".*",
-        rb"(?:" + REFUSED + rb"|CLIENT_ERROR invalid exptime argument\r\n)?(?:ERROR\r\n)?",
+        rb"(?:" + REFUSED + rb"|CLIENT_ERROR invalid (?:exptime|numeric delta) argument\r\n)?(?:ERROR\r\n)?",
     ),
     Rule(
         "line too long",

@@ -70,7 +70,9 @@ class Words:
         if alphabet == DIGITS and size in (19, 20):
             size = 25
         piece = bytes(alphabet[int(self.chooser.random() * len(alphabet))] for _ in range(min(size, 64)))
-        return (piece * (size // 64 + 1))[:size]
+        value = (piece * (size // 64 + 1))[:size]
+        # In a value of blanks memcached looks for a number beyond its end.
+        return b"a" if value.isspace() else value
 
     def numeric(self):
         """Something like a number. None is 2^63 or more, and none becomes so soon: see BIG_NUMBERS."""
@@ -82,7 +84,7 @@ class Words:
     def join(self):
         """A value that is put to another."""
         value = self.value()
-        return value[:1] if value[-1:].isdigit() or value[:1].isdigit() else value
+        return value.strip()[:1] if value[-1:].isdigit() or value[:1].isdigit() else value
 
     def delta(self):
         return int(self.chooser.random() * 10 ** self.one((1, 2, 6, 9)))
