@@ -1,0 +1,3 @@
+"""Client libraries of other languages, as programs that run their own cases."""
+
+PROGRAMS = {}
