@@ -30,7 +30,7 @@ class Server:
     """What the cases may do with a server beside asking it."""
 
     process = None
-    data = None
+    has_disk = False
 
     def __init__(self, port):
         self.port = port
@@ -45,12 +45,24 @@ class Server:
     def stopped(self):
         self.process.send_signal(signal.SIGSTOP)
         try:
+            if not cases.eventually(self.is_stopped):
+                raise AssertionError("the server does not stop")
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
 
+    def is_stopped(self):
+        """Whether all its threads are."""
+        tasks = "/proc/%d/task" % self.process.pid
+        return all(state_of(os.path.join(tasks, task, "stat")) == "T" for task in os.listdir(tasks))
+
     def end(self):
         pass
+
+
+def state_of(path):
+    with open(path) as stat:
+        return stat.read().rpartition(")")[2].split()[0]
 
 
 class Memcached(Server):
@@ -70,6 +82,8 @@ class Memcached(Server):
 
 class Own(Server):
     """A server of our own."""
+
+    has_disk = True
 
     def __init__(self, program, directory):
         self.program = program

@@ -11,8 +11,6 @@ from .cases import CLIENT_TIMEOUT_SECONDS
 class Adapter:
     """A pool of connections."""
 
-    binary_key_tails = (b"\xff\xfe\x80", bytes(range(128, 256)))
-
     def __init__(self, port):
         self.loop = asyncio.new_event_loop()
         self.client = aiomcache.Client("127.0.0.1", port, pool_size=4)

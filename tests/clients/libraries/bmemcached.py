@@ -57,6 +57,9 @@ class Adapter:
     def cas(self, key, value, unique):
         return self.client.cas(key, value, unique)
 
+    def count(self, key, delta):
+        return self.client.incr(key, delta) if delta > 0 else self.client.decr(key, -delta)
+
     def stats(self):
         (stats,) = self.client.stats().values()
         return {as_text(name): as_text(value) for name, value in stats.items()}

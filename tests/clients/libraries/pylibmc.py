@@ -90,6 +90,12 @@ class Binary(Adapter):
 
     is_binary = True
 
+    def replace(self, key, value):
+        try:
+            return self.client.replace(key, value)
+        except pylibmc.NotFound:
+            return False
+
 
 def as_text(data):
     return data.decode() if isinstance(data, bytes) else data

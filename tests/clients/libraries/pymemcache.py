@@ -96,7 +96,9 @@ class Pooled(Adapter):
 
 
 class Unanswered(Adapter):
-    """As it is by default: without waiting for answers to changes, which are looked at with the next get."""
+    """As it is by default: without waiting for answers to changes."""
+
+    hears_answers = False
 
     def set(self, key, value, expire=0):
         return self.client.set(key, value, expire, noreply=True)
