@@ -176,6 +176,9 @@ def run_restart(adapter_of, server):
 
 def run_program(name, program, server):
     """A program that runs its own cases, in another language."""
+    if program.missing():
+        print("%s %s: skipped: %s" % (name, program.version, program.missing()))
+        return 0
     tally = Tally(name, program.version)
     for what, action in program.cases(server):
         tally.run(what, action)

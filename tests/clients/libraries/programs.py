@@ -21,14 +21,16 @@ SECONDS_MAX = 300
 class Program:
     """A program and what it is started with."""
 
-    def __init__(self, version, line, environment=None):
+    def __init__(self, version, line, environment=None, needed=()):
         self.version = version
         self.line = line
         self.environment = {**os.environ, **(environment or {})}
+        self.needed = needed
 
     def missing(self):
         """Why it cannot be run, if so."""
-        return None if shutil.which(self.line[0]) else "%s is not there" % self.line[0]
+        absent = [path for path in (self.line[0], *self.needed) if not (shutil.which(path) or os.path.exists(path))]
+        return "%s is not there" % absent[0] if absent else None
 
     def results(self, server, phase, settles):
         """Names of cases, and why they have failed, or None."""
@@ -81,7 +83,9 @@ def crate_version(name):
 NODE_MODULES = os.path.join(TARGET, "memjs", "node_modules")
 RUST_PROGRAM = os.path.join(TARGET, "release", "memcache-cases")
 PROGRAMS = {
-    "memjs": Program(pinned("memjs", "package.json"), ["node", os.path.join(HERE, "memjs", "cases.js")], {"NODE_PATH": NODE_MODULES}),
+    "memjs": Program(
+        pinned("memjs", "package.json"), ["node", os.path.join(HERE, "memjs", "cases.js")], {"NODE_PATH": NODE_MODULES}, [NODE_MODULES]
+    ),
     "memcache crate, text": Program(crate_version("memcache"), [RUST_PROGRAM, "ascii"]),
     "memcache crate, binary": Program(crate_version("memcache"), [RUST_PROGRAM, "binary"]),
 }
