@@ -143,6 +143,43 @@ fn flags_that_cannot_be_are_refused_with_a_sentence() {
 }
 
 #[test]
+fn settings_tell_what_the_flags_have_set() {
+    let list = format!("127.0.0.1:{},127.0.0.2", free_port());
+    let flags =
+        ["-A", "-F", "-X", "-C", "-W", "-D", "|", "-M", "-c", "9", "-m", "128", "-I", "2m", "-R", "5", "-b", "6"];
+    let more =
+        ["-B", "ascii", "-a", "770", "-o", "idle_timeout=70,track_sizes", "-l", &list, "-t", "4", "--debug-commands"];
+    let server = Store::new(&[&flags[..], &more].concat()).start();
+    let settings = server.client().stats_of("stats settings");
+    for (name, value) in [
+        ("maxbytes", (128 << 20).to_string()),
+        ("maxconns", "9".to_owned()),
+        ("tcpport", server.port().to_string()),
+        ("udpport", "0".to_owned()),
+        ("inter", format!("127.0.0.1,{list}")),
+        ("evictions", "off".to_owned()),
+        ("domain_socket", "NULL".to_owned()),
+        ("umask", "770".to_owned()),
+        ("shutdown_command", "yes".to_owned()),
+        ("num_threads", "1".to_owned()),
+        ("stat_key_prefix", "|".to_owned()),
+        ("detail_enabled", "yes".to_owned()),
+        ("reqs_per_event", "5".to_owned()),
+        ("cas_enabled", "no".to_owned()),
+        ("tcp_backlog", "6".to_owned()),
+        ("binding_protocol", "ascii".to_owned()),
+        ("auth_enabled_ascii", "no".to_owned()),
+        ("item_size_max", (2 << 20).to_string()),
+        ("flush_enabled", "no".to_owned()),
+        ("dump_enabled", "no".to_owned()),
+        ("idle_timeout", "70".to_owned()),
+    ] {
+        assert_eq!(settings.get(name), Some(&value), "{name}");
+    }
+    server.terminate();
+}
+
+#[test]
 fn the_last_word_wins() {
     let port = free_port();
     let store = Store::new(&["-p", &port.to_string(), "-c", "5", "-M", "-c", "77", "-M"]);
@@ -212,7 +249,9 @@ fn a_unix_socket_needs_no_port_and_writes_none() {
     wait_for(&process, "listening on unix socket socket\n");
     assert!(!scratch.path().join("ports").exists());
     let mut client = Client::try_connect_unix(&scratch.path().join("socket")).expect("it listens");
-    assert!(client.ask("version").starts_with("VERSION "));
+    let settings = client.stats_of("stats settings");
+    let of = |name: &str| settings.get(name).map(String::as_str);
+    assert_eq!((of("domain_socket"), of("tcpport")), (Some("socket"), Some("0")));
     process.stop(Signal::SIGTERM);
 }
 

@@ -134,11 +134,11 @@ fn memcached_has_the_same_general_statistics_in_the_same_order() {
 
 #[test]
 fn memcached_has_the_same_settings_in_the_same_order() {
-    // What has no counterpart here, and what is not known to the statistics yet.
-    let only_there = "inter oldest domain_socket umask growth_factor chunk_size num_threads_per_udp reqs_per_event tcp_backlog \
-        binding_protocol hashpower_init slab_automove_ratio slab_automove_window slab_chunk_max lru_crawler_sleep \
+    // What has no counterpart here.
+    let only_there = "oldest growth_factor chunk_size num_threads_per_udp \
+        hashpower_init slab_automove_ratio slab_automove_window slab_chunk_max lru_crawler_sleep \
         lru_crawler_tocrawl tail_repair_time hot_lru_pct warm_lru_pct hot_max_factor warm_max_factor temp_lru temporary_ttl \
-        idle_timeout watcher_logbuf_size worker_logbuf_size read_buf_mem_limit inline_ascii_response ext_item_age ext_low_ttl \
+        watcher_logbuf_size worker_logbuf_size read_buf_mem_limit inline_ascii_response ext_item_age ext_low_ttl \
         ext_recache_rate ext_compact_under ext_drop_under ext_max_sleep ext_max_frag slab_automove_freeratio ssl_chain_cert \
         ssl_key ssl_verify_mode ssl_keyformat ssl_ciphers ssl_ca_cert ssl_wbuf_size ssl_session_cache ssl_kernel_tls \
         ssl_min_version num_napi_ids memory_file";

@@ -210,7 +210,12 @@ impl Client {
 
     /// All of `stats`.
     pub(crate) fn stats(&mut self) -> BTreeMap<String, String> {
-        self.send(b"stats\r\n");
+        self.stats_of("stats")
+    }
+
+    /// The same of `stats` with an argument.
+    pub(crate) fn stats_of(&mut self, command: &str) -> BTreeMap<String, String> {
+        self.send(format!("{command}\r\n").as_bytes());
         let mut stats = BTreeMap::new();
         loop {
             let line = self.line();
