@@ -65,6 +65,7 @@ pub struct ParseLimits {
 }
 
 /// What the front of the input turned out to be.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests, and nothing is allocated for them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
     /// A whole request.

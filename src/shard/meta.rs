@@ -46,6 +46,7 @@ struct Change {
     /// Whoever fetches it with less time left than until then is told to fetch it anew.
     recache: Option<Seconds>,
     touches_first: bool,
+    vivifies_last: bool,
     own_cas: Option<u64>,
     /// It is for the item with this CAS unique only.
     only: Option<u64>,
@@ -59,9 +60,7 @@ enum Fetched {
     Hit {
         was_fetched: bool,
     },
-    Created {
-        expiry: Seconds,
-    },
+    Created,
     /// It is another item by now.
     Another,
 }
@@ -166,9 +165,16 @@ impl<I: Io> Shard<I> {
     }
 
     fn change_of(&self, options: &MetaOptions) -> Change {
-        let MetaOptions { vivify, recache, touches_first, explicit_cas, .. } = *options;
+        let MetaOptions { vivify, recache, touches_first, vivifies_last, explicit_cas, .. } = *options;
         let expiry = |exptime: Option<i64>| exptime.map(|exptime| self.expiry(exptime));
-        Change { vivify: expiry(vivify), recache: expiry(recache), touches_first, own_cas: explicit_cas, only: None }
+        Change {
+            vivify: expiry(vivify),
+            recache: expiry(recache),
+            touches_first,
+            vivifies_last,
+            own_cas: explicit_cas,
+            only: None,
+        }
     }
 
     /// Fetches an item that is at hand, and changes it as `change` and its state demand.
@@ -198,10 +204,11 @@ impl<I: Io> Shard<I> {
             match record {
                 Some(record) => self.change_fetched(key, asked, &change, record, scratch, out),
                 None => {
-                    let Some(expiry) = change.vivify else { return (Update::Keep, Fetched::Miss) };
+                    let Some(vivified) = change.vivify else { return (Update::Keep, Fetched::Miss) };
+                    let expiry = made_expiry(vivified, asked.expiry, change.vivifies_last);
                     let bits = TOKEN_SENT | if asked.is_key_binary { KEY_BINARY } else { 0 };
                     let meta = Meta { client_flags: 0, expiry, bits, own_cas: change.own_cas };
-                    (Update::Replace(meta), Fetched::Created { expiry })
+                    (Update::Replace(meta), Fetched::Created)
                 }
             }
         };
@@ -216,13 +223,13 @@ impl<I: Io> Shard<I> {
         };
         match (fetched, stored) {
             (Fetched::Another, _) => return Ok(false),
-            (Fetched::Created { expiry }, Some(Stored::Stored(version))) => {
+            (Fetched::Created, Some(Stored::Stored(version))) => {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
-                self.encode_created(key, asked, cas, expiry, out);
+                self.encode_created(key, asked, &change, cas, out);
                 self.note_fetched(&self.store.digest(key), asked.no_bump);
                 self.count_meta(key, asked, true);
             }
-            (Fetched::Created { .. } | Fetched::Miss, _) => self.meta_miss(key, asked, out),
+            (Fetched::Created | Fetched::Miss, _) => self.meta_miss(key, asked, out),
             (Fetched::Hit { was_fetched }, stored) => {
                 // A record that was written again is cold.
                 let is_noted = if stored.is_some() { asked.no_bump && !was_fetched } else { asked.no_bump };
@@ -239,7 +246,7 @@ impl<I: Io> Shard<I> {
         key: &[u8],
         asked: &Asked,
         change: &Change,
-        mut record: Record<'_>,
+        record: Record<'_>,
         scratch: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> (Update, Fetched) {
@@ -252,13 +259,13 @@ impl<I: Io> Shard<I> {
         let compared = if change.touches_first { new } else { old };
         let is_due = change.recache.is_some_and(|recache| compared != 0 && compared < recache);
         let has_won = record.header.bits & TOKEN_SENT == 0 && (is_due || record.header.bits & STALE != 0);
-        record.header.expiry = new;
         self.encode_meta(key, asked, &record, standing(&record.header, has_won), out);
         let fetched = Fetched::Hit { was_fetched: record.was_fetched };
         if has_won {
             scratch.extend_from_slice(record.value);
             let bits = record.header.bits | TOKEN_SENT;
-            (Update::Replace(Meta { bits, own_cas: Some(cas), ..meta_of(&record) }), fetched)
+            let meta = Meta { bits, expiry: new, own_cas: Some(cas), ..meta_of(&record) };
+            (Update::Replace(meta), fetched)
         } else if asked.expiry.is_some() {
             (Update::Touch(new), fetched)
         } else {
@@ -326,7 +333,7 @@ impl<I: Io> Shard<I> {
     /// Appends what stands before the value of a record that was read for an `mg`; says whether the value follows.
     pub(super) fn encode_meta_header(&self, key: &[u8], asked: &Asked, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
         let mut item = self.meta_item(key, &record.header, record.value.len(), record.was_fetched);
-        if let Some(expiry) = asked.expiry {
+        if let Some(expiry) = asked.expiry.filter(|_| asked.reply.ttl_after_touch) {
             item.ttl = self.ttl(expiry);
         }
         let with_value = asked.reply.wants_value && asked.known_cas != Some(item.cas);
@@ -336,7 +343,7 @@ impl<I: Io> Shard<I> {
 
     fn encode_meta(&self, key: &[u8], asked: &Asked, record: &Record<'_>, standing: Standing, out: &mut Vec<u8>) {
         let mut item = self.meta_item(key, &record.header, record.value.len(), record.was_fetched);
-        if let Some(expiry) = asked.expiry {
+        if let Some(expiry) = asked.expiry.filter(|_| asked.reply.ttl_after_touch) {
             item.ttl = self.ttl(expiry);
         }
         let with_value = asked.reply.wants_value && asked.known_cas != Some(item.cas);
@@ -348,14 +355,15 @@ impl<I: Io> Shard<I> {
     }
 
     /// The answer with an item that was made because there was none.
-    fn encode_created(&self, key: &[u8], asked: &Asked, cas: u64, expiry: Seconds, out: &mut Vec<u8>) {
+    fn encode_created(&self, key: &[u8], asked: &Asked, change: &Change, cas: u64, out: &mut Vec<u8>) {
+        let told = told_expiry(&asked.reply, change.vivify, asked.expiry, change.vivifies_last);
         let item = MetaItem {
             key,
             is_key_binary: asked.is_key_binary,
             value_size: 0,
             client_flags: 0,
             cas: if self.facts.cas_enabled { cas } else { 0 },
-            ttl: self.ttl(expiry),
+            ttl: self.ttl(told),
             age: 0,
             was_fetched: false,
         };
@@ -481,23 +489,29 @@ impl<I: Io> Shard<I> {
         };
         let is_key_binary = request.key.is_binary();
         let expiry = |exptime: Option<i64>| exptime.map(|exptime| self.expiry(exptime));
+        let (vivified, touched) = (expiry(options.vivify), expiry(options.exptime));
         let sum = Sum {
             key,
             delta,
             direction,
             compare: options.compare.filter(|unique| *unique != 0),
             own_cas: options.explicit_cas,
-            initial: expiry(options.vivify).map(|expiry| (initial, expiry)),
-            expiry: expiry(options.exptime),
+            initial: vivified.map(|vivified| (initial, made_expiry(vivified, touched, options.vivifies_last))),
+            expiry: touched,
             bits: if is_key_binary { KEY_BINARY } else { 0 },
         };
         match self.count_up_or_down(&sum, held)? {
             // An item that was made is told of in any case.
             Counted::Number { is_new: false, .. } if reply.is_quiet => {}
-            Counted::Number { number, cas, expiry, .. } => {
+            Counted::Number { number, cas, old_expiry, is_new } => {
+                let told = if is_new {
+                    told_expiry(&reply, vivified, touched, options.vivifies_last)
+                } else {
+                    touched.filter(|_| reply.ttl_after_touch).unwrap_or(old_expiry)
+                };
                 let mut digits = itoa::Buffer::new();
                 let digits = digits.format(number);
-                let (value_size, ttl) = (digits.len(), self.ttl(expiry));
+                let (value_size, ttl) = (digits.len(), self.ttl(told));
                 let item =
                     MetaItem { key, is_key_binary, value_size, client_flags: 0, cas, ttl, age: 0, was_fetched: false };
                 encode_item(out, &reply, &item, Standing::default(), reply.wants_value);
@@ -538,6 +552,20 @@ impl<I: Io> Shard<I> {
             encode_code(out, Code::Miss, &request.reply, key, request.key.is_binary());
         }
         Ok(())
+    }
+}
+
+/// The expiry of an item that is made: that of `N` or of `T`, whichever stands last.
+fn made_expiry(vivified: Seconds, touched: Option<Seconds>, vivifies_last: bool) -> Seconds {
+    touched.filter(|_| !vivifies_last).unwrap_or(vivified)
+}
+
+/// What `t` tells of an item that was made: what the flags before it have set.
+fn told_expiry(reply: &MetaReply, vivified: Option<Seconds>, touched: Option<Seconds>, vivifies_last: bool) -> Seconds {
+    let touched = touched.filter(|_| reply.ttl_after_touch);
+    match vivified.filter(|_| reply.ttl_after_vivify) {
+        Some(vivified) => made_expiry(vivified, touched, vivifies_last),
+        None => touched.unwrap_or(0),
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) enum Counted {
     Number {
         number: u64,
         cas: u64,
-        expiry: Seconds,
+        /// That of the item before; 0 if there was none.
+        old_expiry: Seconds,
         is_new: bool,
     },
     NotNumeric,
@@ -332,6 +333,10 @@ impl<I: Io> Shard<I> {
         let change = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| {
             stays_the_same_item = false;
             let Some(record) = record else { return self.begin_to_count(sum, scratch) };
+            if record.value.is_empty() {
+                // As memcached, which looks at the CAS unique of a number only.
+                return (Update::Keep, Counted::NotNumeric);
+            }
             if sum.compare.is_some_and(|unique| unique != self.cas(&record.header)) {
                 return (Update::Keep, Counted::Not(Outcome::Exists));
             }
@@ -350,7 +355,8 @@ impl<I: Io> Shard<I> {
             } else {
                 meta.bits &= KEY_BINARY;
             }
-            let counted = Counted::Number { number, cas: 0, expiry: meta.expiry, is_new: false };
+            let old_expiry = record.header.expiry;
+            let counted = Counted::Number { number, cas: 0, old_expiry, is_new: false };
             (Update::Replace(meta), counted)
         };
         let (stored, mut counted) = match self.store.try_update(sum.key, held, change) {
@@ -375,9 +381,8 @@ impl<I: Io> Shard<I> {
     fn begin_to_count(&self, sum: &Sum<'_>, scratch: &mut Vec<u8>) -> (Update, Counted) {
         let Some((number, expiry)) = sum.initial else { return (Update::Keep, Counted::Not(Outcome::NotFound)) };
         scratch.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-        let expiry = sum.expiry.unwrap_or(expiry);
         let meta = Meta { client_flags: 0, expiry, bits: sum.bits, own_cas: sum.own_cas };
-        (Update::Replace(meta), Counted::Number { number, cas: 0, expiry, is_new: true })
+        (Update::Replace(meta), Counted::Number { number, cas: 0, old_expiry: 0, is_new: true })
     }
 
     fn count_arithmetic(&self, direction: Direction, counted: &Counted) {

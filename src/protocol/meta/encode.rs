@@ -118,7 +118,8 @@ pub fn encode_debug(out: &mut Vec<u8>, item: &MetaItem<'_>, size: usize) {
     } else {
         out.extend_from_slice(item.key);
     }
-    let (ttl, age, cas) = (item.ttl.unwrap_or(-1), item.age, item.cas);
+    // memcached counts the time that is left downwards, so that it is negative here.
+    let (ttl, age, cas) = (item.ttl.map_or(-1, |left| -left), item.age, item.cas);
     let fetched = if item.was_fetched { "yes" } else { "no" };
     let written = write!(out, " exp={ttl} la={age} cas={cas} fetch={fetched} cls=1 size={size}\r\n");
     written.expect("writing to a Vec does not fail");

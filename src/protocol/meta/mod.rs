@@ -116,6 +116,8 @@ pub struct MetaOptions {
     pub exptime: Option<i64>,
     /// `T` stands before `R`, which then looks at the new time.
     pub touches_first: bool,
+    /// `N` stands behind `T`: an item that is made gets the time of `N`. Otherwise it gets that of `T`, if there is one.
+    pub vivifies_last: bool,
     /// `u`: the access does not count as one.
     pub no_bump: bool,
     /// `x` of `md`: the value goes, the item stays.
@@ -135,6 +137,10 @@ pub struct MetaReply {
     pub is_quiet: bool,
     /// `v`: the value is wanted.
     pub wants_value: bool,
+    /// `T` stands before `t`, which then tells the new time, not the old one.
+    pub ttl_after_touch: bool,
+    /// `N` stands before `t`, which then tells the time of an item that was made.
+    pub ttl_after_vivify: bool,
 }
 
 impl Default for MetaReply {
@@ -146,6 +152,8 @@ impl Default for MetaReply {
             opaque_size: 0,
             is_quiet: false,
             wants_value: false,
+            ttl_after_touch: false,
+            ttl_after_vivify: false,
         }
     }
 }

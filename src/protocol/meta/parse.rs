@@ -188,7 +188,10 @@ impl Flags {
                 self.reply.push(letter);
                 return if is_decodable(key) { Ok(()) } else { Err(BadRequest::MetaKeyEncoding) };
             }
-            b'N' => options.vivify = Some(time(value)?),
+            b'N' => {
+                options.vivifies_last = options.exptime.is_some();
+                options.vivify = Some(time(value)?);
+            }
             b'T' => {
                 options.touches_first = options.recache.is_none();
                 options.exptime = Some(time(value)?);
@@ -218,7 +221,12 @@ impl Flags {
                 self.reply.opaque_size = u8::try_from(size).expect("META_OPAQUE_SIZE_MAX fits a byte");
                 self.reply.push(letter);
             }
-            b'c' | b'f' | b'h' | b'k' | b'l' | b's' | b't' => self.reply.push(letter),
+            b't' => {
+                self.reply.ttl_after_touch = options.exptime.is_some();
+                self.reply.ttl_after_vivify = options.vivify.is_some();
+                self.reply.push(letter);
+            }
+            b'c' | b'f' | b'h' | b'k' | b'l' | b's' => self.reply.push(letter),
             // For proxies.
             b'P' | b'L' => {}
             _ => return Err(BadRequest::MetaInvalid),

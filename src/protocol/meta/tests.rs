@@ -33,12 +33,14 @@ fn flags_are_read_in_their_order() {
         recache: Some(-1),
         exptime: Some(30),
         touches_first: true,
+        vivifies_last: true,
         no_bump: true,
         ..MetaOptions::default()
     };
     assert_eq!(options, expected);
     assert_eq!((reply.letters(), reply.opaque()), (&b"tOks"[..], &b"Oxyz"[..]));
-    assert!(reply.is_quiet && reply.wants_value);
+    assert!(reply.is_quiet && reply.wants_value && !reply.ttl_after_touch);
+    assert!(request(b"mg key T1 t N1\n").reply.ttl_after_touch);
     assert!(!request(b"mg key R30 T30\n").options.touches_first);
     for line in [&b"mn\r\n"[..], b"mn x\n"] {
         let expected = Parsed::Request { request: Request::MetaNoop, consumed: line.len(), swallow_size: 0 };
