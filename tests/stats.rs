@@ -134,15 +134,69 @@ fn memcached_has_the_same_general_statistics_in_the_same_order() {
 
 #[test]
 fn memcached_has_the_same_settings_in_the_same_order() {
-    // What has no counterpart here.
-    let only_there = "oldest growth_factor chunk_size num_threads_per_udp \
-        hashpower_init slab_automove_ratio slab_automove_window slab_chunk_max lru_crawler_sleep \
-        lru_crawler_tocrawl tail_repair_time hot_lru_pct warm_lru_pct hot_max_factor warm_max_factor temp_lru temporary_ttl \
-        watcher_logbuf_size worker_logbuf_size read_buf_mem_limit inline_ascii_response ext_item_age ext_low_ttl \
-        ext_recache_rate ext_compact_under ext_drop_under ext_max_sleep ext_max_frag slab_automove_freeratio ssl_chain_cert \
-        ssl_key ssl_verify_mode ssl_keyformat ssl_ciphers ssl_ca_cert ssl_wbuf_size ssl_session_cache ssl_kernel_tls \
-        ssl_min_version num_napi_ids memory_file";
+    let only_there = "oldest growth_factor chunk_size num_threads_per_udp hashpower_init slab_automove_ratio \
+        slab_automove_window slab_chunk_max lru_crawler_sleep lru_crawler_tocrawl tail_repair_time hot_lru_pct warm_lru_pct \
+        hot_max_factor warm_max_factor temp_lru temporary_ttl watcher_logbuf_size worker_logbuf_size read_buf_mem_limit \
+        inline_ascii_response ext_item_age ext_low_ttl ext_recache_rate ext_compact_under ext_drop_under ext_max_sleep \
+        ext_max_frag slab_automove_freeratio ssl_chain_cert ssl_key ssl_verify_mode ssl_keyformat ssl_ciphers ssl_ca_cert \
+        ssl_wbuf_size ssl_session_cache ssl_kernel_tls ssl_min_version num_napi_ids memory_file";
     compare_with_memcached("stats settings", only_there, "");
+}
+
+/// Settings that flags change: their value without a flag, and with all of [`FLAGS`].
+const CHANGED: [(&str, &str, &str); 13] = [
+    ("maxconns", "1024", "500"),
+    ("verbosity", "0", "1"),
+    ("evictions", "on", "off"),
+    ("shutdown_command", "no", "yes"),
+    ("stat_key_prefix", ":", "/"),
+    ("detail_enabled", "no", "yes"),
+    ("reqs_per_event", "20", "7"),
+    ("cas_enabled", "yes", "no"),
+    ("tcp_backlog", "1024", "99"),
+    ("item_size_max", "1048576", "2097152"),
+    ("flush_enabled", "yes", "no"),
+    ("dump_enabled", "yes", "no"),
+    ("idle_timeout", "0", "9"),
+];
+const FLAGS: &[&str] = &[
+    "-c",
+    "500",
+    "-v",
+    "-M",
+    "-A",
+    "-D",
+    "/",
+    "-R",
+    "7",
+    "-C",
+    "-b",
+    "99",
+    "-I",
+    "2m",
+    "-F",
+    "-X",
+    "-o",
+    "idle_timeout=9",
+];
+
+#[test]
+fn settings_say_what_the_flags_have_said() {
+    let chosen = |client: &mut Client| {
+        let mut settings = listed(client, "stats settings");
+        settings.retain(|(name, _)| CHANGED.iter().any(|(changed, ..)| changed == name));
+        settings
+    };
+    let own = |value: &str| value.to_owned();
+    let without: Vec<_> = CHANGED.iter().map(|(name, value, _)| (own(name), own(value))).collect();
+    let with: Vec<_> = CHANGED.iter().map(|(name, _, value)| (own(name), own(value))).collect();
+    for (flags, expected) in [(&[][..], without), (FLAGS, with)] {
+        assert_eq!(chosen(&mut Store::new(flags).start().client()), expected, "with {flags:?}");
+        match Reference::start(flags) {
+            Some(memcached) => assert_eq!(chosen(&mut memcached.client()), expected, "memcached with {flags:?}"),
+            None => skip("settings by flags", "memcached is not installed"),
+        }
+    }
 }
 
 #[test]

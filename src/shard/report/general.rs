@@ -89,7 +89,7 @@ impl<I: Io> Shard<I> {
             // Beyond -c, connections are refused; listening goes on.
             ("listen_disabled_num", 0),
             ("time_in_listen_disabled_us", 0),
-            ("threads", 1),
+            ("threads", self.facts.threads as u64),
             ("conn_yields", connections.conn_yields.get()),
             ("hash_bytes", self.store.gauges().index_bytes),
             ("lru_crawler_starts", self.counters.borrow().lru_crawler_starts),

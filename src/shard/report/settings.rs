@@ -4,26 +4,27 @@ use super::{Shard, yes_or_no};
 use crate::io::Io;
 use crate::protocol::text::encode::encode_stat;
 
+/// What memcached prints for an option that was not given.
+const NOTHING: &str = "NULL";
+
 impl<I: Io> Shard<I> {
     pub(super) fn report_settings(&self, out: &mut Vec<u8>) {
         let facts = &self.facts;
-        let prefixes = self.prefixes.borrow();
         encode_stat(out, "maxbytes", facts.memory);
         encode_stat(out, "maxconns", facts.connection_count_max);
         encode_stat(out, "tcpport", facts.port);
         encode_stat(out, "udpport", 0);
-        if let Some(inter) = &facts.inter {
-            encode_stat(out, "inter", inter);
-        }
+        encode_stat(out, "inter", facts.inter.as_deref().filter(|listen| !listen.is_empty()).unwrap_or(NOTHING));
         encode_stat(out, "verbosity", facts.verbosity);
         encode_stat(out, "evictions", if facts.evict { "on" } else { "off" });
         match &facts.unix_socket {
             Some(path) => encode_stat(out, "domain_socket", path.display()),
-            None => encode_stat(out, "domain_socket", "NULL"),
+            None => encode_stat(out, "domain_socket", NOTHING),
         }
         encode_stat(out, "umask", format_args!("{:o}", facts.unix_permissions));
         encode_stat(out, "shutdown_command", yes_or_no(facts.shutdown_enabled));
         encode_stat(out, "num_threads", facts.threads);
+        let prefixes = self.prefixes.borrow();
         encode_stat(out, "stat_key_prefix", char::from(prefixes.delimiter()));
         encode_stat(out, "detail_enabled", yes_or_no(prefixes.is_enabled()));
         encode_stat(out, "reqs_per_event", facts.requests_per_turn);
@@ -31,8 +32,9 @@ impl<I: Io> Shard<I> {
         encode_stat(out, "tcp_backlog", facts.backlog);
         encode_stat(out, "binding_protocol", facts.binding.name());
         encode_stat(out, "auth_enabled_sasl", yes_or_no(false));
-        encode_stat(out, "auth_enabled_ascii", yes_or_no(self.facts.auth_enabled));
+        encode_stat(out, "auth_enabled_ascii", yes_or_no(facts.auth_enabled));
         encode_stat(out, "item_size_max", facts.item_size_max);
+        // Connections beyond -c are answered and closed, always.
         encode_stat(out, "maxconns_fast", yes_or_no(true));
         encode_stat(out, "slab_reassign", yes_or_no(false));
         encode_stat(out, "slab_automove", 0);
@@ -44,7 +46,7 @@ impl<I: Io> Shard<I> {
         encode_stat(out, "lru_maintainer_thread", yes_or_no(false));
         encode_stat(out, "lru_segmented", yes_or_no(false));
         encode_stat(out, "idle_timeout", facts.idle_timeout);
-        // `stats sizes` always knows.
+        // `stats sizes` always knows, without -o track_sizes too.
         encode_stat(out, "track_sizes", yes_or_no(true));
         // All values go to disk, whatever their size, and none is dropped for not having been read.
         encode_stat(out, "ext_item_size", 0);
