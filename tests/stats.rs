@@ -392,6 +392,50 @@ fn prefixes_are_counted_wherever_the_record_lies() {
     assert!(has("detail_enabled", "yes") && has("stat_key_prefix", ":"), "{settings:?}");
 }
 
+/// Requests that count something, in an order that leaves something to count.
+const COUNTED: &str = "\
+    set a:1 0 0 1|5;set b:1 7 0 3|abc;get a:1;get a:1 b:1 zz no:1;gets a:1;gat 0 a:1;gat 0 no:2 b:1;gats 0 a:1;\
+    incr a:1 1;incr b:1 1;incr no:1 1;decr a:1 1;decr no:1 1;touch a:1 0;touch no:1 0;add a:1 0 0 1|1;\
+    add c:1 0 0 1|1;replace c:1 0 0 1|2;replace no:1 0 0 1|2;append c:1 0 0 1|2;append no:1 0 0 1|2;\
+    prepend no:1 0 0 1|2;cas a:1 0 0 1 999999|2;cas no:1 0 0 1 999999|2;delete c:1;delete no:1;set e:1 0 -1 1|x;\
+    get e:1;get e:1;set e:1 0 -1 1|x;touch e:1 0;set e:1 0 -1 1|x;add e:1 0 0 1|x;set e:1 0 -1 1|x;delete e:1;\
+    set e:1 0 -1 1|x;incr e:1 1;set e:1 0 -1 1|x;gat 0 e:1;set e:1 0 -1 1|x;verbosity 1;mg a:1 v;mg no:1 v;\
+    mg a:1 T0 v;mg a:1;ms m:1 2|xx;ms m:1 2 MA|xx;ms m:1 2 ME|xx;ms m:1 2 C1|xx;ms no:1 2 C1|xx;ms no:1 2 MA|xx;\
+    md m:1 C1;mg m:1 v;md m:1;md m:1;ma a:1;ma no:1;ma a:1 MD D1;ma b:1;ma a:1 C1;me a:1;me no:1;flush_all 1000";
+/// Not get_expired: memcached drops expired items in the background, too, when nobody has met them yet.
+const COUNTERS: &str = "cmd_get cmd_set cmd_flush cmd_touch get_hits get_misses get_flushed delete_misses delete_hits \
+    incr_misses incr_hits decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large \
+    store_no_memory";
+
+#[test]
+fn commands_are_counted_as_memcached_does() {
+    let Some(memcached) = Reference::start(&[]) else { return skip("counters", "memcached is not installed") };
+    let server = Store::new(&["--flush-interval", "1h"]).start();
+    let (mut ours, mut theirs) = (server.client(), memcached.client());
+    for client in [&mut ours, &mut theirs] {
+        assert_eq!(client.ask("stats detail on"), "OK");
+    }
+    let counters = |client: &mut Client| {
+        let mut stats = numbers(client, "stats");
+        stats.retain(|name, _| words(COUNTERS).contains(&name.as_str()));
+        stats
+    };
+    for request in COUNTED.split(';') {
+        let bytes = format!("{}\r\n", request.replace('|', "\r\n"));
+        ours.exchange(bytes.as_bytes());
+        theirs.exchange(bytes.as_bytes());
+        assert_eq!(counters(&mut ours), counters(&mut theirs), "after {request}");
+    }
+    // memcached has them in the order of its hash table.
+    let dumped = |client: &mut Client| {
+        let dump = client.exchange(b"stats detail dump\r\n");
+        let mut lines: Vec<String> = String::from_utf8_lossy(&dump).lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(dumped(&mut ours), dumped(&mut theirs));
+}
+
 /// The blocks of `stats conns` by their address, each as its other lines.
 fn connections(client: &mut Client) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut blocks: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();

@@ -99,7 +99,13 @@ impl<I: Io> Shard<I> {
                 unreachable!("the caller has taken these")
             }
         };
-        match outcome.map_err(Stopped::At)? {
+        let outcome = outcome.map_err(Stopped::At)?;
+        match command {
+            Command::Store { key, .. } | Command::TooLarge { key, .. } => self.prefixes.borrow_mut().record_set(key),
+            Command::Delete { key, .. } => self.prefixes.borrow_mut().record_delete(key),
+            _ => {}
+        }
+        match outcome {
             Outcome::Done(cas) => encode_stored(out, reply, cas),
             outcome => encode_status(out, reply, status(outcome)),
         }

@@ -300,11 +300,12 @@ impl<I: Io> Shard<I> {
     }
 
     pub(super) fn count_fetch(&self, key: &[u8], form: &Form, is_hit: bool) {
-        if form.touches() { self.count_touch(is_hit) } else { self.count_get(key, is_hit) }
+        self.prefixes.borrow_mut().record_get(key, is_hit);
+        if form.touches() { self.count_touch(is_hit) } else { self.count_get(is_hit) }
     }
 
-    pub(super) fn count_get(&self, key: &[u8], is_hit: bool) {
-        self.prefixes.borrow_mut().record_get(key, is_hit);
+    /// Counts a get, but for `stats detail`: memcached leaves meta commands out there.
+    pub(super) fn count_get(&self, is_hit: bool) {
         self.count(|counters| {
             counters.cmd_get += 1;
             counters.get_hits += u64::from(is_hit);

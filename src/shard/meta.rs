@@ -149,7 +149,7 @@ impl<I: Io> Shard<I> {
                     return Err(Stopped::At(obstacle));
                 }
                 self.note_fetched(&digest, was_fetched || asked.no_bump);
-                self.count_meta(key, &asked, true);
+                self.count_meta(&asked, true);
                 Ok(())
             }
             Sought::Absent => {
@@ -227,14 +227,14 @@ impl<I: Io> Shard<I> {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
                 self.encode_created(key, asked, &change, cas, out);
                 self.note_fetched(&self.store.digest(key), asked.no_bump);
-                self.count_meta(key, asked, true);
+                self.count_meta(asked, true);
             }
             (Fetched::Created | Fetched::Miss, _) => self.meta_miss(key, asked, out),
             (Fetched::Hit { was_fetched }, stored) => {
                 // A record that was written again is cold.
                 let is_noted = if stored.is_some() { asked.no_bump && !was_fetched } else { asked.no_bump };
                 self.note_fetched(&self.store.digest(key), is_noted);
-                self.count_meta(key, asked, true);
+                self.count_meta(asked, true);
             }
         }
         Ok(true)
@@ -296,7 +296,7 @@ impl<I: Io> Shard<I> {
                     Ok(false) | Err(_) => {}
                 }
             }
-            self.count_meta(get.key(), asked, true);
+            self.count_meta(asked, true);
             return Settled::Hit;
         }
         if bytes.is_some() {
@@ -305,7 +305,7 @@ impl<I: Io> Shard<I> {
             };
             match self.store.seek(&get.digest, get.key(), append) {
                 Sought::Found(()) => {
-                    self.count_meta(get.key(), asked, true);
+                    self.count_meta(asked, true);
                     return Settled::Encoded;
                 }
                 Sought::Disk(read) => {
@@ -320,14 +320,14 @@ impl<I: Io> Shard<I> {
     }
 
     fn meta_miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
-        self.count_get(key, false);
+        self.count_get(false);
         if !asked.reply.is_quiet {
             encode_code(out, Code::Miss, &asked.reply, key, asked.is_key_binary);
         }
     }
 
-    fn count_meta(&self, key: &[u8], asked: &Asked, is_hit: bool) {
-        if asked.touches() { self.count_touch(is_hit) } else { self.count_get(key, is_hit) }
+    fn count_meta(&self, asked: &Asked, is_hit: bool) {
+        if asked.touches() { self.count_touch(is_hit) } else { self.count_get(is_hit) }
     }
 
     /// Appends what stands before the value of a record that was read for an `mg`; says whether the value follows.

@@ -154,7 +154,6 @@ impl<I: Io> Shard<I> {
             StoreVerb::Cas(unique) => self.compare_and_store(order, unique, held),
         }?;
         self.count(|counters| counters.cmd_set += 1);
-        self.prefixes.borrow_mut().record_set(order.key);
         Ok(outcome)
     }
 
@@ -241,7 +240,6 @@ impl<I: Io> Shard<I> {
             let _: Changed = self.store.try_delete(key)?;
         }
         self.count(|counters| counters.store_too_large += 1);
-        self.prefixes.borrow_mut().record_set(key);
         Ok(Outcome::TooLarge)
     }
 
@@ -262,7 +260,6 @@ impl<I: Io> Shard<I> {
                 Changed::NoSpace => Outcome::NoSpace,
             }
         };
-        self.prefixes.borrow_mut().record_delete(key);
         self.count(|counters| match outcome {
             Outcome::Done(_) if !stays => counters.delete_hits += 1,
             Outcome::NotFound | Outcome::Exists => counters.delete_misses += 1,

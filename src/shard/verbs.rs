@@ -21,9 +21,7 @@ impl<I: Io> Shard<I> {
             Request::Get { ref keys, with_cas, touch } => return self.get(keys, with_cas, touch, answers),
             Request::Meta(ref request) => return self.meta(request, held, answers),
             Request::Store(ref request) => (self.store_value(request, held), request.noreply),
-            Request::TooLarge { verb, key, noreply } => {
-                (self.refuse_too_large(key, verb == StoreVerb::Set).map(stored_line), noreply)
-            }
+            Request::TooLarge { verb, key, noreply } => (self.too_large(verb, key), noreply),
             Request::Delete { key, noreply } => (self.delete(key), noreply),
             Request::Touch { key, exptime, noreply } => (self.touch(key, exptime), noreply),
             Request::Arithmetic { key, delta, direction, noreply } => {
@@ -70,11 +68,21 @@ impl<I: Io> Shard<I> {
             may_be_stale: false,
             vivify: None,
         };
-        self.store_order(&order, held).map(stored_line)
+        let outcome = self.store_order(&order, held)?;
+        self.prefixes.borrow_mut().record_set(key);
+        Ok(stored_line(outcome))
+    }
+
+    fn too_large(&self, verb: StoreVerb, key: &[u8]) -> Attempt<Answer, I::File> {
+        let outcome = self.refuse_too_large(key, verb == StoreVerb::Set)?;
+        self.prefixes.borrow_mut().record_set(key);
+        Ok(stored_line(outcome))
     }
 
     fn delete(&self, key: &[u8]) -> Attempt<Answer, I::File> {
-        Ok(match self.remove(key, Removal::default(), None)? {
+        let outcome = self.remove(key, Removal::default(), None)?;
+        self.prefixes.borrow_mut().record_delete(key);
+        Ok(match outcome {
             Outcome::Done(_) => Answer::Deleted,
             outcome => stored_line(outcome),
         })
