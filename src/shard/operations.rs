@@ -384,9 +384,10 @@ impl<I: Io> Shard<I> {
 
     fn count_arithmetic(&self, direction: Direction, counted: &Counted) {
         let is_hit = match counted {
-            Counted::Number { is_new, .. } => !is_new,
+            Counted::Number { is_new: false, .. } => true,
             Counted::Not(Outcome::NotFound) => false,
-            Counted::NotNumeric | Counted::Not(_) => return,
+            // As memcached: one that is made is neither.
+            Counted::Number { .. } | Counted::NotNumeric | Counted::Not(_) => return,
         };
         self.count(|counters| match (direction, is_hit) {
             (Direction::Increment, true) => counters.incr_hits += 1,
