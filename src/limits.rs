@@ -122,6 +122,12 @@ pub const REQUESTS_PER_TURN_DEFAULT: usize = 20;
 pub const REQUESTS_PER_ROUNDS: usize = 2048;
 /// Keys of one get that are looked up before the others get their turn.
 pub const KEYS_PER_TURN: usize = 256;
+/// Records that a walk over all of them looks at before the others get their turn.
+pub const WALK_RECORD_COUNT: usize = 512;
+/// The same, when it has nearly caught up with writers that are as fast.
+pub const WALK_RECORD_COUNT_MAX: usize = 8192;
+/// Bytes of `stats cachedump`, as memcached has it.
+pub const CACHEDUMP_SIZE_MAX: usize = 2 * MIB;
 /// Default `-b`: connections that may wait to be accepted.
 pub const BACKLOG_DEFAULT: i32 = 1024;
 /// Default `-a`: permissions of a unix socket.

@@ -126,6 +126,20 @@ pub struct Record<'a> {
     pub was_fetched: bool,
 }
 
+/// What stands at the front of a record: everything but the value.
+#[derive(Clone, Copy, Debug)]
+pub struct Front<'a> {
+    /// Everything but key and value.
+    pub header: Header,
+    /// The key.
+    pub key: &'a [u8],
+    /// Bytes of the value.
+    pub value_size: usize,
+}
+
+/// Bytes of the longest front.
+pub const FRONT_SIZE_MAX: usize = HEADER_SIZE + KEY_SIZE_MAX + size_of::<u64>();
+
 /// Why bytes are not the record that they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
@@ -261,6 +275,29 @@ pub fn decode_trusted(bytes: &[u8]) -> Result<Record<'_>, Damage> {
         own_cas,
     };
     Ok(Record { header, key, value, was_fetched: false })
+}
+
+/// Reads everything but the value of the record at the front of `bytes`, which may end anywhere behind that, without
+/// looking at its checksum: for a place that is known to have been written to.
+///
+/// # Errors
+/// [`Damage`], when sizes or kind are impossible.
+pub fn decode_front(bytes: &[u8]) -> Result<Front<'_>, Damage> {
+    let (raw, rest) = RawHeader::ref_from_prefix(bytes).map_err(|_| Damage::Sizes)?;
+    let kind = Kind::from_byte(raw.kind).ok_or(Damage::Kind)?;
+    let (key_size, mut value_size) = (usize::from(raw.key_size), raw.value_size.get() as usize);
+    if key_size > KEY_SIZE_MAX || rest.len() < key_size {
+        return Err(Damage::Sizes);
+    }
+    let (key, rest) = rest.split_at(key_size);
+    let (bits, mut own_cas) = (raw.bits.get(), None);
+    if bits & OWN_CAS_BIT != 0 {
+        own_cas = Some(u64::from_le_bytes(*rest.first_chunk().ok_or(Damage::Sizes)?));
+        value_size = value_size.checked_sub(size_of::<u64>()).ok_or(Damage::Sizes)?;
+    }
+    let (version, expiry, client_flags) = (raw.version.get(), raw.expiry.get(), raw.client_flags.get());
+    let header = Header { kind, version, expiry, client_flags, bits: bits & !OWN_CAS_BIT, own_cas };
+    Ok(Front { header, key, value_size })
 }
 
 impl Record<'_> {

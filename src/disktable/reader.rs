@@ -1,6 +1,7 @@
 //! Reading disktables: one record, a header or trailer, a footer, or all records of a table that has none.
 
 use std::io::Result;
+use std::ops::Range;
 use std::rc::Rc;
 
 use dma_alloc::Buffer;
@@ -85,28 +86,51 @@ pub async fn read_footer<F: File, I: Io>(
     trailer: &Mark,
     mut visit: impl FnMut(Summary),
 ) -> Result<usize> {
+    const PAGES_PER_STREAM: usize = STREAM_SIZE / PAGE_SIZE;
+    let page_count = footer_pages(trailer);
+    let (mut first, mut damaged_count) = (0, 0);
+    while first < page_count {
+        let pages = first..page_count.min(first + PAGES_PER_STREAM);
+        first = pages.end;
+        damaged_count += read_footer_part(file, trailer, pages, &mut visit).await?;
+        io.yield_now().await;
+    }
+    Ok(damaged_count)
+}
+
+/// Number of pages of the footer that `trailer` speaks of.
+#[must_use]
+pub fn footer_pages(trailer: &Mark) -> usize {
+    usize::try_from(trailer.summary_count).map_or(usize::MAX / PAGE_SIZE, footer_page_count)
+}
+
+/// Visits the summaries on some pages of the footer, in order; returns the number of those pages that are damaged, whose
+/// summaries are left out.
+///
+/// # Errors
+/// What a read says.
+pub async fn read_footer_part<F: File>(
+    file: &F,
+    trailer: &Mark,
+    pages: Range<usize>,
+    mut visit: impl FnMut(Summary),
+) -> Result<usize> {
     let table_size = trailer.identity.table_size;
     let table = TableUse { slot: trailer.identity.slot, sequence: trailer.sequence };
-    let page_count = usize::try_from(trailer.summary_count).map_or(usize::MAX / PAGE_SIZE, footer_page_count);
-    let Some(start) = table_size.checked_sub((page_count as u64 + 1) * PAGE_SIZE as u64) else {
-        return Ok(page_count);
+    let Some(start) = table_size.checked_sub((footer_pages(trailer) as u64 + 1) * PAGE_SIZE as u64) else {
+        return Ok(pages.len());
     };
-    let mut buffer = Buffer::zeroed(STREAM_SIZE);
-    let (mut page_number, mut damaged_count) = (0, 0);
-    while page_number < page_count {
-        let size = STREAM_SIZE.min((page_count - page_number) * PAGE_SIZE);
-        let count;
-        (buffer, count) = file.read_at(start + (page_number * PAGE_SIZE) as u64, size, buffer).await?;
-        buffer[count..].fill(0);
-        for page in buffer[..size].chunks(PAGE_SIZE) {
-            let place = table.place(u32::try_from(page_number).unwrap_or(u32::MAX));
-            match footer_summaries(page, place, table_size) {
-                Ok(summaries) => summaries.for_each(&mut visit),
-                Err(_) => damaged_count += 1,
-            }
-            page_number += 1;
+    let size = pages.len() * PAGE_SIZE;
+    let offset = start + (pages.start * PAGE_SIZE) as u64;
+    let (mut buffer, count) = file.read_at(offset, size, Buffer::zeroed(size)).await?;
+    buffer[count..].fill(0);
+    let mut damaged_count = 0;
+    for (page_number, page) in pages.zip(buffer.chunks(PAGE_SIZE)) {
+        let place = table.place(u32::try_from(page_number).unwrap_or(u32::MAX));
+        match footer_summaries(page, place, table_size) {
+            Ok(summaries) => summaries.for_each(&mut visit),
+            Err(_) => damaged_count += 1,
         }
-        io.yield_now().await;
     }
     Ok(damaged_count)
 }

@@ -1,5 +1,7 @@
 //! The summaries of a table that is not sealed yet, kept in the pages that become its footer.
 
+use std::ops::Range;
+
 use dma_alloc::Buffer;
 
 use super::format::{SUMMARIES_PER_PAGE, Summary, footer_page_count, get_summary, put_summary, seal_footer_page};
@@ -70,7 +72,12 @@ impl SummaryLog {
 
     /// All summaries, in order.
     pub fn iter(&self) -> impl Iterator<Item = Summary> + '_ {
-        (0..self.count).filter_map(|index| self.get(index))
+        self.range(0..self.count)
+    }
+
+    /// Those with these numbers, in order.
+    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = Summary> + '_ {
+        numbers.filter_map(|index| self.get(index))
     }
 
     /// Completes the pages for the table of `place` (its offset is not used) and hands out the footer: buffers, and

@@ -51,6 +51,7 @@ mod state;
 mod tests;
 mod times;
 mod update;
+mod walk;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -63,6 +64,7 @@ use dma_alloc::Buffer;
 pub use ahead::AHEAD_COUNT;
 pub use budget::MemoryPlan;
 pub use obstacle::{DiskRead, Held, Obstacle, Sought};
+pub use walk::{Walked, Walker};
 pub use write::Condition;
 
 use crate::clock::{ClockChange, Seconds};

@@ -9,6 +9,7 @@ mod full;
 mod model;
 mod regressions;
 mod restart;
+mod walk;
 
 use std::future::Future;
 use std::path::PathBuf;
