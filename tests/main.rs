@@ -14,6 +14,7 @@ mod commands;
 mod connections;
 mod conversation;
 mod diskreads;
+mod dump;
 mod eviction;
 mod flags;
 mod listeners;

@@ -51,6 +51,7 @@ fn state_of(session: &Session) -> &'static str {
     match session.waits {
         _ if session.is_broken || session.has_ended => "conn_closing",
         Waits::Record | Waits::Reads => "conn_io_queue",
+        Waits::Dump => "conn_watch",
         Waits::Output => "conn_mwrite",
         Waits::Turn | Waits::Room => "conn_parse_cmd",
         Waits::Nothing if session.is_sending => "conn_mwrite",

@@ -22,6 +22,8 @@ enum Stopped {
     Turn,
     /// `stats conns` is to be answered.
     ListConnections,
+    /// A request is done but for what only the server can do.
+    Asked(After),
     /// There is an obstacle.
     Waits(Waits),
     /// The connection is to be closed.
@@ -129,6 +131,11 @@ impl Server {
         if matches!(stopped, Stopped::ListConnections) {
             self.list_connections(key);
         }
+        match stopped {
+            Stopped::Asked(After::Dump(style)) => self.begin_dump(key, style),
+            Stopped::Asked(After::ShutDown) => self.is_shut_down = true,
+            _ => {}
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.waits = match stopped {
             Stopped::NeedInput => Waits::Nothing,
@@ -149,7 +156,8 @@ impl Server {
                 }
                 waits
             }
-            Stopped::Close | Stopped::Refused => {
+            Stopped::Asked(After::Dump(_)) => Waits::Dump,
+            Stopped::Close | Stopped::Refused | Stopped::Asked(_) => {
                 if matches!(stopped, Stopped::Refused) {
                     socket::reset_at_close(&session.socket);
                 }
@@ -224,6 +232,7 @@ fn run<'a>(
     let ran = match shard.execute(request, read.as_ref(), answers) {
         Executed::Done(After::Continue) => Ran::Done,
         Executed::Done(After::ListConnections) => Ran::DoneAnd(Stopped::ListConnections),
+        Executed::Done(after @ (After::Dump(_) | After::ShutDown)) => Ran::DoneAnd(Stopped::Asked(after)),
         Executed::Done(After::Close) => Ran::Closes,
         Executed::Paused { rest, until } => {
             let stopped = match until {

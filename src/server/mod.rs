@@ -14,6 +14,7 @@
 pub mod auth;
 pub mod connection;
 mod conns;
+mod dump;
 mod events;
 mod execute;
 mod listener;
@@ -38,6 +39,7 @@ use crate::protocol::ParseLimits;
 use crate::shard::Shard;
 use crate::stats::ConnectionCounters;
 use auth::Auth;
+use dump::DumpUnderWay;
 use reads::Reads;
 use session::{Session, Spares, Waits};
 
@@ -76,9 +78,13 @@ pub struct Server {
     wait_for_room: Vec<Key>,
     /// Connections that wait for room among the reads.
     wait_for_reads: Vec<Key>,
+    /// Lists of all keys that are being made.
+    dumps: Vec<DumpUnderWay>,
     seen_progress: u64,
     /// When something has to be looked at that no completion tells of.
     next_look: Option<Duration>,
+    /// A client has asked for the end.
+    is_shut_down: bool,
     phase: Phase,
 }
 
@@ -116,8 +122,10 @@ impl Server {
             dirty: Vec::new(),
             wait_for_room: Vec::new(),
             wait_for_reads: Vec::new(),
+            dumps: Vec::new(),
             seen_progress: 0,
             next_look: None,
+            is_shut_down: false,
             phase: Phase::Serving,
         }
     }
@@ -138,12 +146,13 @@ impl Server {
             }
             self.resume_waiting();
             self.run_rounds();
+            self.pass_on_dumps();
             self.send_answers();
             self.look_around();
             // Last of all, as buffers come back all the time: when reads end, answers are sent, updates are executed and
             // connections go.
             self.begin_starved_reads();
-            if matches!(self.phase, Phase::Serving) && stop() {
+            if matches!(self.phase, Phase::Serving) && (stop() || self.is_shut_down) {
                 self.begin_stop();
             }
             if let Some(outcome) = self.go_on_stopping() {
@@ -248,6 +257,7 @@ impl Server {
         self.listeners.close(self.io.ring());
         let deadline = self.io.moment() + STOP_PATIENCE;
         self.next_look = Some(deadline);
+        self.break_off_dumps();
         self.phase = Phase::Finishing(deadline);
     }
 

@@ -28,6 +28,8 @@ pub(super) enum Waits {
     Record,
     /// Other connections' reads have to end first.
     Reads,
+    /// The list of all keys is being sent.
+    Dump,
 }
 
 /// Whether the ring receives for a connection.
@@ -109,7 +111,7 @@ pub(super) struct AnswerQueue {
 }
 
 impl AnswerQueue {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.first.is_none() && self.outgoing.as_ref().is_none_or(|outgoing| outgoing.is_empty())
     }
 
@@ -251,6 +253,10 @@ impl Answers<RingFile> for Answering<'_> {
 
     fn has_room_to_read(&mut self) -> bool {
         self.reads.takes_more()
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.queue.is_empty()
     }
 
     fn is_full(&mut self) -> bool {

@@ -10,12 +10,14 @@ use crate::protocol::{Admin, AdminAnswer, Classes, TimeChange};
 /// What clients take for memcached's crawler.
 #[derive(Debug)]
 pub(super) struct Crawler {
-    is_enabled: Cell<bool>,
+    pub(super) is_enabled: Cell<bool>,
+    /// It lists keys for somebody.
+    pub(super) is_busy: Cell<bool>,
 }
 
 impl Default for Crawler {
     fn default() -> Self {
-        Self { is_enabled: Cell::new(true) }
+        Self { is_enabled: Cell::new(true), is_busy: Cell::default() }
     }
 }
 
@@ -40,9 +42,14 @@ impl<I: Io> Shard<I> {
                 Ok(()) => AdminAnswer::Ok,
                 Err(obstacle) => return Executed::Blocked(obstacle),
             },
-            Admin::Shutdown { .. } | Admin::MemoryLimit { .. } | Admin::Dump(..) | Admin::Watch { .. } => {
-                AdminAnswer::Error
-            }
+            Admin::Shutdown { .. } if !self.facts.shutdown_enabled => AdminAnswer::ShutdownNotEnabled,
+            Admin::Shutdown { is_valid: false } => AdminAnswer::ShutdownMode,
+            Admin::Shutdown { is_valid: true } => return Executed::Done(After::ShutDown),
+            Admin::Dump(style, classes) => match self.begin_dump(style, classes, answers) {
+                Ok(after) => return Executed::Done(after),
+                Err(refusal) => refusal,
+            },
+            Admin::MemoryLimit { .. } | Admin::Watch { .. } => AdminAnswer::Error,
         };
         answers.buffer().extend_from_slice(answer.line());
         Executed::Done(After::Continue)
@@ -59,6 +66,7 @@ impl<I: Io> Shard<I> {
         match classes {
             _ if !self.crawler.is_enabled.get() => AdminAnswer::CrawlerDisabled,
             Classes::Bad => AdminAnswer::BadClass,
+            _ if self.crawler.is_busy.get() => AdminAnswer::CrawlerBusy,
             Classes::None => AdminAnswer::NothingToCrawl,
             Classes::Hash => AdminAnswer::CrawlerFailed,
             Classes::All | Classes::Others => AdminAnswer::Ok,

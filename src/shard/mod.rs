@@ -9,6 +9,7 @@
 
 mod admin;
 mod binary;
+mod dump;
 mod get;
 mod meta;
 mod operations;
@@ -27,11 +28,12 @@ use crate::limits::{
     BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, MIB, PREFIX_DELIMITER_DEFAULT,
     REQUESTS_PER_TURN_DEFAULT, UNIX_PERMISSIONS_DEFAULT,
 };
-use crate::protocol::Keys;
+use crate::protocol::{DumpStyle, Keys};
 use crate::stats::{CommandCounters, ConnectionCounters, PrefixStats, StoreCounters};
 use crate::store::{Obstacle, Store};
 
 pub use crate::protocol::Binding;
+pub use dump::Dump;
 pub use get::{PendingGet, Settled};
 
 /// Where answers go.
@@ -45,6 +47,9 @@ pub trait Answers<F> {
 
     /// Whether [`Self::read_later`] would take a read now.
     fn has_room_to_read(&mut self) -> bool;
+
+    /// Whether nothing that was answered before is left to be sent.
+    fn is_idle(&mut self) -> bool;
 
     /// Whether a request of many keys should pause here. Asked between any two keys.
     fn is_full(&mut self) -> bool;
@@ -100,6 +105,10 @@ pub enum After {
     Continue,
     /// The client wants it closed.
     Close,
+    /// It goes on when all keys were listed: see [`Shard::dump`].
+    Dump(DumpStyle),
+    /// All connections are closed, and the server ends.
+    ShutDown,
     /// It goes on when the server has appended the answer to `stats conns`: only it knows the connections.
     ListConnections,
 }

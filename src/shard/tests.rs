@@ -65,6 +65,10 @@ impl Answers<SimFile> for Collected {
         self.reads() < self.reads_max
     }
 
+    fn is_idle(&mut self) -> bool {
+        self.parts.is_empty()
+    }
+
     fn is_full(&mut self) -> bool {
         match &mut self.keys_until_full {
             None => false,

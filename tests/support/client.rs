@@ -102,6 +102,20 @@ impl Client {
         line
     }
 
+    /// The next line, which may end with a newline alone, without its end.
+    pub(crate) fn any_line(&mut self) -> String {
+        let mut searched = 0;
+        let end = loop {
+            if let Some(found) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
+                break searched + found;
+            }
+            searched = self.input.len();
+            assert!(self.fill(), "the connection was closed in a line: {}", shown(&self.input));
+        };
+        let line: Vec<u8> = self.input.drain(..=end).collect();
+        String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned()
+    }
+
     /// The next `size` bytes.
     pub(crate) fn exactly(&mut self, size: usize) -> Vec<u8> {
         while self.input.len() < size {

@@ -49,7 +49,7 @@ pub(super) fn decode(text: &[u8], target: &mut [u8]) -> Option<usize> {
 }
 
 /// Appends `bytes` in base64.
-pub(super) fn encode(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(in crate::protocol) fn encode(out: &mut Vec<u8>, bytes: &[u8]) {
     for chunk in bytes.chunks(3) {
         let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
         let quantum = byte(0) << 16 | byte(1) << 8 | byte(2);

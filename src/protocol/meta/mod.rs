@@ -9,7 +9,7 @@
 //! of `md`, `N` of appending `ms`, and `s` and `b` in answers of `ms`. As in 1.6.45, an opaque that is too long is refused
 //! before the command has changed anything.
 
-mod base64;
+pub(super) mod base64;
 pub mod encode;
 pub mod parse;
 #[cfg(test)]

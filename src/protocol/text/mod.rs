@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod ahead;
 pub mod auth;
+pub mod dump;
 pub mod encode;
 pub mod parse;
 pub mod token;
