@@ -94,7 +94,7 @@ class Comparison:
         self.protocols = options.protocols.split(",")
         self.controls = [Control(port) for port in ports]
         before_segment = self.controls[1].flush_to_disk if mode == "disk" else lambda: None
-        self.pair = pair.Pair(ports, self.protocols, before_segment, seed)
+        self.pair = pair.Pair(ports, self.protocols, before_segment, self.send_aside, seed)
         self.options = options
         self.mode = mode
         self.seed = seed
@@ -121,7 +121,9 @@ class Comparison:
 
     def clean_up(self):
         """Takes the keys of an epoch away, and a flush that is to come."""
-        requests = self.pair.forget(self.pair.last_prefix()) + b"flush_all\r\n"
+        self.send_aside(self.pair.forget(self.pair.last_prefix()) + b"flush_all\r\n")
+
+    def send_aside(self, requests):
         for control in self.controls:
             control.do(requests)
 

@@ -1,7 +1,7 @@
 """Answers of two servers compared: structure by structure, with what may differ taken out.
 
 What may differ: CAS numbers (each server has its own, but they must stand for the same versions), times (a second more or
-less), the version, `me`'s slab class and size, and the time since the last access.
+less), the version, the time since the last access, and of `me` the slab class, the size and the sign of the time that is left.
 """
 
 import base64
@@ -94,7 +94,8 @@ def meta_key(words):
 def debug_word(word):
     name, _, value = word.partition(b"=")
     if name == b"exp" and value.lstrip(b"-").isdigit() and value != b"-1":
-        return Number("time", int(value))
+        # memcached 1.6.18 gives the seconds that are left as a negative number.
+        return Number("time", abs(int(value)))
     if name == b"cas" and value.isdigit():
         return Number("cas", int(value))
     if name in (b"la", b"cls", b"size"):

@@ -127,13 +127,15 @@ def deletion(protocol, key, prefix):
 class Pair:
     """Two servers. The first is memcached, the second is compared with it."""
 
-    def __init__(self, ports, protocols, before_segment, seed):
+    def __init__(self, ports, protocols, before_segment, send_aside, seed):
         self.ports = ports
         self.markers = {}
         for protocol in protocols:
             self.markers[protocol] = answers.Markers(protocol if protocol == "binary" or "meta" not in protocols else "meta")
         self.has_meta = "meta" in protocols
         self.before_segment = before_segment
+        # Sends requests to both over connections of the driver's own; their answers do not matter.
+        self.send_aside = send_aside
         self.chooser = random.Random("cuts %s" % seed)
         self.marker_number = 0
         self.prefix_number = 0
@@ -189,11 +191,19 @@ class Run:
                 if difference is not None:
                     return difference
                 if not goes_on:
+                    self.clean_after(session.protocol, segment)
                     break
         finally:
             for side in sides:
                 side.socket.close()
         return None
+
+    def clean_after(self, protocol, commands):
+        """What was to be deleted behind commands that have ended the connection."""
+        keys = [key for command in commands if command.cleaned for key in command.keys() if key.number < model.TOO_LONG_KEY]
+        if keys:
+            requests = b"".join(deletion("text" if protocol == "binary" else protocol, key, self.prefix) for key in keys)
+            self.pair.send_aside(requests)
 
     def segment(self, protocol, commands, sides):
         """Sends a segment; gives a difference or None, and whether the connections can be used on."""

@@ -33,8 +33,20 @@ class Rule:
 CLOSED = b"<closed>"
 TEXT = ("text", "meta")
 BINARY = ("binary",)
+
+
+def error_packet(opcodes, status, message):
+    """A pattern of an answer in the binary protocol that says what is wrong."""
+    head = rb"\x81" + opcodes + rb"\x00\x00\x00\x00\x00" + status + rb"\x00\x00\x00" + re.escape(bytes([len(message)]))
+    return head + rb".{12}" + message
+
+
 REFUSED = rb"CLIENT_ERROR bad command line format\r\n"
 STORE = rb"(?:set|add|replace|append|prepend|cas) "
+UNKNOWN_OPCODE = rb"[\x1b\x1f\x21\x22\x25-\xff]"
+UNKNOWN = error_packet(UNKNOWN_OPCODE, rb"\x81", b"Unknown command")
+TIME_OPCODE = rb"[\x1c\x1d\x1e\x23\x24]"
+CLOSES = re.escape(CLOSED)
 
 RULES = (
     Rule(
@@ -67,7 +79,7 @@ RULES = (
         TEXT,
         rb"(?!gets? )[^\n]{2049,}\n.*",
         rb".*",
-        re.escape(CLOSED),
+        CLOSES,
     ),
     Rule(
         "join too large",
@@ -77,6 +89,30 @@ RULES = (
         rb"NOT_STORED\r\n",
         rb"SERVER_ERROR object too large for cache\r\n",
         is_for_one=True,
+    ),
+    Rule(
+        "body of an unknown opcode",
+        "it is dropped; memcached drops as many bytes once more, and then closes on what it takes for the next request",
+        BINARY,
+        rb"\x80" + UNKNOWN_OPCODE + rb".*",
+        rb"(?:" + UNKNOWN + rb")?(?:" + CLOSES + rb")?",
+        UNKNOWN + rb".*",
+    ),
+    Rule(
+        "touch or gat with a value",
+        "it is refused; memcached executes it, takes the value for the next request, and closes",
+        BINARY,
+        rb"\x80" + TIME_OPCODE + rb".*",
+        rb".*" + CLOSES,
+        error_packet(TIME_OPCODE, rb"\x04", b"Invalid arguments") + CLOSES,
+    ),
+    Rule(
+        "size beyond 2 GiB",
+        "a value that large is refused at once; memcached says nothing, ever",
+        BINARY,
+        rb"\x80.{7}[\x7f-\xff].*",
+        rb"",
+        rb"\x81.{6}\x03.*Too large\.",
     ),
 )
 
