@@ -10,7 +10,7 @@ import re
 
 from . import model
 
-ANY = "any"
+ANY = "any"  # stands for what is not compared
 META_ANSWERS = (b"HD", b"VA", b"EN", b"NF", b"NS", b"EX")
 BINARY_HEADER_SIZE = 24
 BINARY_VERSION = 0x0B
@@ -23,6 +23,9 @@ class Number:
 
     kind: str
     value: int
+
+    def __str__(self):
+        return self.kind
 
 
 @dataclasses.dataclass

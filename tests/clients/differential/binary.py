@@ -119,7 +119,8 @@ class BinaryCommands:
     def odd(self):
         """A packet that is whole, so that what follows is understood, but not as the opcode wants it."""
         chosen = self.words
-        opcode = chosen.one(KNOWN)
+        # One flush or the other: see Words.delays_flush.
+        opcode = chosen.one([opcode for opcode in KNOWN if not (chosen.delays_flush and opcode in (FLUSH, FLUSHQ))])
         key, value, extras = chosen.key(), words.HARMLESS * chosen.one((0, 1, 5, 30)), self.extras_of(opcode)
         odd = {}
         form = chosen.one(("unknown", "extras", "extras", "keyless", "long key", "value", "datatype", "bucket", "sizes", "large"))

@@ -11,6 +11,7 @@ FLAGS = {
     b"ma": (b"cktvvvq", b"CDJMNOT"),
 }
 VERBS = (b"mg", b"mg", b"mg", b"mg", b"ms", b"ms", b"ms", b"md", b"ma", b"ma", b"me", b"mn")
+PAST = (b"T-1", b"T-100", b"T-2147483648", b"T2592001", b"T1000000000")
 MODES = {b"ms": b"SARPEsarpe", b"ma": b"IDid+-"}
 BROKEN = (
     b"mg|ms|md|ma|me|mn x|mg |ms a|ms a x|ms a -1|ms a S2|ms a 2x|ms|md  |ma  |me  |mg a a a|mgg|mn\t|me a b b b|mg a ~|"
@@ -81,8 +82,12 @@ class MetaCommands:
                 continue
             flag = self.worded(verb, letter, key)
             # What an item that is past its time still has of it, memcached answers with a number that has wrapped.
-            # And numbers of 2^63 and more: see Words.numeric().
-            is_odd |= isinstance(flag, bytes) and (flag[:2] == b"T-" or (flag[:1] in (b"D", b"J") and len(flag) > 17))
+            # And numbers of 2^63 and more: see Words.numeric(). An N of ms does nothing yet in 1.6.18.
+            is_odd |= isinstance(flag, bytes) and (
+                flag in PAST
+                or (flag[:1] in (b"D", b"J") and len(flag) > 17)
+                or (verb == b"ms" and flag[:1] == b"N")
+            )
             flags.append(flag)
         return flags, is_odd
 

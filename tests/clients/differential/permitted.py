@@ -32,6 +32,7 @@ class Rule:
 
 CLOSED = b"<closed>"
 TEXT = ("text", "meta")
+META = ("meta",)
 BINARY = ("binary",)
 
 
@@ -42,7 +43,11 @@ def error_packet(opcodes, status, message):
 
 
 REFUSED = rb"CLIENT_ERROR bad command line format\r\n"
-STORE = rb"(?:set|add|replace|append|prepend|cas) "
+NUMBER_REFUSALS = (
+    rb"bad command line format|invalid exptime argument|invalid numeric delta argument|bad token in command line format|"
+    rb"invalid or duplicate flag"
+)
+STORE = rb"(?:set|add|replace|append|prepend|cas|ms) "
 UNKNOWN_OPCODE = rb"[\x1b\x1f\x21\x22\x25-\xff]"
 UNKNOWN = error_packet(UNKNOWN_OPCODE, rb"\x81", b"Unknown command")
 TIME_OPCODE = rb"[\x1c\x1d\x1e\x23\x24]"
@@ -69,9 +74,9 @@ RULES = (
         "number out of range",
         "numbers of more bits than the protocol has are refused; 1.6.18 keeps the low bits of flags, size and time",
         TEXT,
-        rb"[^\n]* -?(?:\d{10,})[ \r][^\n]*\n.*",
+        rb"[^\n]* [A-Z]?-?(?:\d{10,})[ \r][^\n]*\n.*",
         rb".*",
-        rb"(?:" + REFUSED + rb"|CLIENT_ERROR invalid (?:exptime|numeric delta) argument\r\n)?(?:ERROR\r\n)?",
+        rb"(?:CLIENT_ERROR (?:" + NUMBER_REFUSALS + rb")\r\n)?(?:ERROR\r\n)*",
     ),
     Rule(
         "line too long",
@@ -88,6 +93,56 @@ RULES = (
         rb"(?:append|prepend) .*",
         rb"NOT_STORED\r\n",
         rb"SERVER_ERROR object too large for cache\r\n",
+        is_for_one=True,
+    ),
+    Rule(
+        "N of ms",
+        "an append to what is absent makes it, as by 1.6.45; 1.6.18 takes the flag and does nothing about it",
+        META,
+        rb"ms [^\n]* N\d+[ \r].*",
+        rb"NS[^\n]*\n",
+        rb"(?:HD[^\n]*\n)?",
+    ),
+    Rule(
+        "flags of 1.6.45",
+        "E and x are flags of 1.6.45",
+        META,
+        rb"m[gsda] [^\n]* (?:E|x)[^\n]*\n.*",
+        rb"CLIENT_ERROR invalid (?:or duplicate )?flag\r\n(?:ERROR\r\n)*",
+        rb".*",
+    ),
+    Rule(
+        "base64 key of a new item",
+        "an item that mg makes knows that its key was sent in base64, and gives it back so, as by 1.6.45; in 1.6.18 it does not",
+        META,
+        rb"m[ga] [^\n]* b[ \r].*",
+        rb"(?:HD|VA \d+) [^\n]*k.*",
+        rb"(?:HD|VA \d+) [^\n]*k[A-Za-z0-9+/=]+ b .*",
+        is_for_one=True,
+    ),
+    Rule(
+        "time that is left of what has expired",
+        "there is none; memcached counts on below zero in 32 bits without a sign",
+        META,
+        rb"m[ga] [^\n]* T(?:-\d+|2592001|1000000000)[ \r].*",
+        rb"[^\n]* t42949\d{5}[ \r].*",
+        rb"[^\n]* t-1[ \r].*",
+    ),
+    Rule(
+        "refused before the value has come",
+        "the answer to a command that is refused is sent at once; memcached sends it when the value has come that it drops",
+        META,
+        rb"ms [^\n]*\nv.*",
+        rb"",
+        rb"(?:CLIENT|SERVER)_ERROR [^\n]*\n",
+    ),
+    Rule(
+        "base64 key in me",
+        "an item whose key was sent in base64 is shown with it so, as by 1.6.45; 1.6.18 shows its bytes",
+        META,
+        rb"me .*",
+        rb"ME .*",
+        rb"ME [A-Za-z0-9+/=]+ .*",
         is_for_one=True,
     ),
     Rule(
@@ -128,7 +183,8 @@ def rules_for(protocol, commands, parts, unlike):
 
 
 def rule_for_one(protocol, commands, unit, other):
-    theirs, ours = (b"".join(word for word in found.words if isinstance(word, bytes)) for found in (unit, other))
+    # Numbers that are not compared as such stand there as their kind.
+    theirs, ours = (b" ".join(word if isinstance(word, bytes) else str(word).encode() for word in found.words) for found in (unit, other))
     for rule in RULES:
         if protocol in rule.protocols and rule.is_for_one and any(rule.fits(command, theirs, ours) for command in commands):
             return rule
