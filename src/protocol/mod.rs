@@ -30,6 +30,7 @@ pub use binary::BinaryRequest;
 pub use expiry::{Expiry, absolute_expiry};
 pub use meta::MetaRequest;
 pub use text::admin::{Admin, AdminAnswer, Classes, DumpStyle, TimeChange, Topics};
+pub use text::parse::item_size;
 pub use text::token::Keys;
 
 /// Which protocol a connection speaks: memcached's `-B`.

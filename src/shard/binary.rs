@@ -74,7 +74,12 @@ impl<I: Io> Shard<I> {
             }
             Command::TooLarge { verb, key } => self.refuse_too_large(key, verb == StoreVerb::Set),
             Command::Delete { key, cas } => {
-                self.remove(key, Removal { compare: (cas != 0).then_some(cas), ..Removal::default() }, held)
+                let removal = Removal { compare: (cas != 0).then_some(cas), ..Removal::default() };
+                // What is gone has no CAS unique.
+                self.remove(key, removal, held).map(|outcome| match outcome {
+                    Outcome::Done(_) => Outcome::Done(0),
+                    outcome => outcome,
+                })
             }
             Command::Arithmetic { .. } => return self.binary_count(reply, command, held, out).map_err(Stopped::At),
             Command::Flush { exptime } => {

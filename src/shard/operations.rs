@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::clock::Seconds;
 use crate::io::Io;
-use crate::protocol::{Direction, Expiry, StoreVerb, absolute_expiry, stored_number};
+use crate::protocol::{Direction, Expiry, StoreVerb, absolute_expiry, item_size, stored_number};
 use crate::record::{Header, Record};
 use crate::store::{Changed, Condition, Held, Meta, Obstacle, Stored, Update};
 
@@ -175,6 +175,12 @@ impl<I: Io> Shard<I> {
             if order.compare.is_some_and(|unique| unique != self.cas(&record.header)) {
                 return (Update::Keep, Decided::Not(Outcome::Exists));
             }
+            let sum_size = before.len() + record.value.len() + after.len();
+            if item_size(order.key.len(), record.header.client_flags, sum_size as u64) > self.facts.item_size_max as u64
+            {
+                // As memcached, which does not say why.
+                return (Update::Keep, Decided::Not(Outcome::NotStored));
+            }
             for part in [before, record.value, after] {
                 scratch.extend_from_slice(part);
             }
@@ -314,7 +320,11 @@ impl<I: Io> Shard<I> {
             }
         });
         Ok(match changed {
-            Changed::Done => Outcome::Done(0),
+            Changed::Done => {
+                // It counts as an access.
+                self.store.note_fetched(&self.store.digest(key));
+                Outcome::Done(0)
+            }
             Changed::NotFound => Outcome::NotFound,
             Changed::NoSpace => Outcome::NoSpace,
         })

@@ -195,7 +195,8 @@ fn parse_storage_numbers(verb: StoreVerb, arguments: &Arguments<'_>) -> Option<(
 }
 
 /// Size of an item in bytes as memcached counts it against `-I`.
-pub(in crate::protocol) fn item_size(key_size: usize, flags: u32, value_size: u64) -> u64 {
+#[must_use]
+pub fn item_size(key_size: usize, flags: u32, value_size: u64) -> u64 {
     let flags_size = if flags == 0 { 0 } else { FLAGS_SIZE };
     (ITEM_OVERHEAD_SIZE + key_size) as u64 + flags_size + value_size
 }
