@@ -179,8 +179,11 @@ impl Server {
     /// Has answers sent at the end of the turn.
     pub(super) fn note_answers(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let has_answers = session.queue.outgoing.as_ref().is_some_and(|outgoing| !outgoing.is_empty());
-        if has_answers && !session.is_dirty {
+        // Taken for an answer that there was not, as some requests have none: an idle connection keeps no buffer.
+        if let Some(empty) = session.queue.outgoing.take_if(|outgoing| outgoing.is_empty()) {
+            self.spares.give(empty);
+        }
+        if session.queue.outgoing.is_some() && !session.is_dirty {
             session.is_dirty = true;
             self.dirty.push(key);
         }

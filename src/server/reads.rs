@@ -56,6 +56,7 @@ pub(super) enum Answer {
 pub(super) struct Read {
     disk: DiskRead<RingFile>,
     first_waiter: Option<Key>,
+    last_waiter: Option<Key>,
 }
 
 /// A read that has ended.
@@ -132,15 +133,17 @@ impl Reads {
     /// Hangs a pending on the read of `disk`, which is begun if there is none.
     fn wait_for(&mut self, pending: Key, shared: Option<Key>, disk: &DiskRead<RingFile>) {
         let read = shared.unwrap_or_else(|| {
-            let read = Read { disk: disk.clone(), first_waiter: None };
+            let read = Read { disk: disk.clone(), first_waiter: None, last_waiter: None };
             let key = self.reads.insert(read).unwrap_or_else(|_| unreachable!("room was checked"));
             self.by_place.insert(disk.place(), key);
             self.begin(key);
             key
         });
         let entry = self.reads.get_mut(read).expect("it is in flight");
-        let next_waiter = entry.first_waiter.replace(pending);
-        self.pendings.get_mut(pending).expect("it was just added").next_waiter = next_waiter;
+        match entry.last_waiter.replace(pending) {
+            None => entry.first_waiter = Some(pending),
+            Some(last) => self.pendings.get_mut(last).expect("who waits is not removed").next_waiter = Some(pending),
+        }
     }
 
     /// Starts a read, or has it wait its turn for a buffer.
@@ -180,13 +183,13 @@ impl Reads {
 
     /// A read has ended; `None` when it is not known.
     pub(super) fn ended(&mut self, key: Key, count: &std::io::Result<usize>) -> Option<Ended> {
-        let Read { disk, first_waiter } = self.reads.remove(key)?;
+        let Read { disk, first_waiter, .. } = self.reads.remove(key)?;
         self.by_place.remove(&disk.place());
         self.store.read_ended(&disk, count.as_ref().map(|count| *count));
         Some(Ended { disk, next_waiter: first_waiter })
     }
 
-    /// The next one that has waited for `ended`. It hangs on nothing any more.
+    /// The next one that has waited for `ended`, in the order in which they came. It hangs on nothing any more.
     pub(super) fn next_waiter(&mut self, ended: &mut Ended) -> Option<Key> {
         let key = ended.next_waiter?;
         let pending = self.pendings.get_mut(key).expect("who waits is not removed");

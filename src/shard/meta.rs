@@ -48,8 +48,6 @@ struct Change {
     touches_first: bool,
     vivifies_last: bool,
     own_cas: Option<u64>,
-    /// It is for the item with this CAS unique only.
-    only: Option<u64>,
 }
 
 /// What a fetch that may change the item has come to.
@@ -61,8 +59,6 @@ enum Fetched {
         was_fetched: bool,
     },
     Created,
-    /// It is another item by now.
-    Another,
 }
 
 /// What looking for an item in memory has come to.
@@ -167,14 +163,7 @@ impl<I: Io> Shard<I> {
     fn change_of(&self, options: &MetaOptions) -> Change {
         let MetaOptions { vivify, recache, touches_first, vivifies_last, explicit_cas, .. } = *options;
         let expiry = |exptime: Option<i64>| exptime.map(|exptime| self.expiry(exptime));
-        Change {
-            vivify: expiry(vivify),
-            recache: expiry(recache),
-            touches_first,
-            vivifies_last,
-            own_cas: explicit_cas,
-            only: None,
-        }
+        Change { vivify: expiry(vivify), recache: expiry(recache), touches_first, vivifies_last, own_cas: explicit_cas }
     }
 
     /// Fetches an item that is at hand, and changes it as `change` and its state demand.
@@ -186,18 +175,6 @@ impl<I: Io> Shard<I> {
         held: Option<&Held<'_, I::File>>,
         out: &mut Vec<u8>,
     ) -> Attempt<(), I::File> {
-        self.fetch_and_change(key, asked, change, held, out).map(|_| ())
-    }
-
-    /// Says whether the answer is made: it is not when it was for another item.
-    fn fetch_and_change(
-        &self,
-        key: &[u8],
-        asked: &Asked,
-        change: Change,
-        held: Option<&Held<'_, I::File>>,
-        out: &mut Vec<u8>,
-    ) -> Attempt<bool, I::File> {
         let start = out.len();
         let decide = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| {
             out.truncate(start);
@@ -222,7 +199,6 @@ impl<I: Io> Shard<I> {
             }
         };
         match (fetched, stored) {
-            (Fetched::Another, _) => return Ok(false),
             (Fetched::Created, Some(Stored::Stored(version))) => {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
                 self.encode_created(key, asked, &change, cas, out);
@@ -237,7 +213,7 @@ impl<I: Io> Shard<I> {
                 self.count_meta(asked, true);
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Makes the answer with `record`, and says what becomes of it.
@@ -251,9 +227,6 @@ impl<I: Io> Shard<I> {
         out: &mut Vec<u8>,
     ) -> (Update, Fetched) {
         let cas = self.store.cas_of(&record.header);
-        if change.only.is_some_and(|only| only != cas) {
-            return (Update::Keep, Fetched::Another);
-        }
         let old = record.header.expiry;
         let new = asked.expiry.unwrap_or(old);
         let compared = if change.touches_first { new } else { old };
@@ -285,16 +258,14 @@ impl<I: Io> Shard<I> {
         if let Some(record) = record {
             if needs_token(&record.header) {
                 let held = Held { read: &get.read, bytes };
-                let change = Change { only: Some(self.store.cas_of(&record.header)), ..Change::default() };
-                // The expiry is set already.
-                let asked_still = Asked { expiry: None, ..*asked };
-                match self.fetch_and_change(get.key(), &asked_still, change, Some(&held), encoded) {
-                    Ok(true) => return Settled::Encoded,
+                let Some(standing) = self.take_token(get.key(), &record.header, &held) else {
                     // There will be room to note it when it is read again.
-                    Err(Obstacle::Room) => return Settled::Again,
-                    // It was replaced since: nobody needs to fetch it anew.
-                    Ok(false) | Err(_) => {}
-                }
+                    return Settled::Again;
+                };
+                self.encode_meta(get.key(), asked, &record, standing, encoded);
+                self.note_fetched(&get.digest, asked.no_bump && !record.was_fetched);
+                self.count_meta(asked, true);
+                return Settled::Encoded;
             }
             self.count_meta(asked, true);
             return Settled::Hit;
@@ -317,6 +288,31 @@ impl<I: Io> Shard<I> {
         }
         self.meta_miss(get.key(), asked, encoded);
         Settled::Encoded
+    }
+
+    /// Takes the token of a stale record that was read from disk: whether whoever asked has won it, or another has it.
+    /// `None`: there is no room to note it at the moment.
+    fn take_token(&self, key: &[u8], read: &Header, held: &Held<'_, I::File>) -> Option<Standing> {
+        let unique = self.store.cas_of(read);
+        let take = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| match record {
+            Some(record) if self.store.cas_of(&record.header) == unique => {
+                let header = &record.header;
+                if header.bits & TOKEN_SENT != 0 {
+                    return (Update::Keep, true);
+                }
+                scratch.extend_from_slice(record.value);
+                let bits = header.bits | TOKEN_SENT;
+                (Update::Replace(Meta { bits, own_cas: Some(unique), ..meta_of(&record) }), false)
+            }
+            // Removed or replaced by who came later: there is nothing to note it in.
+            _ => (Update::Keep, false),
+        };
+        let token_sent = match self.store.try_update(key, Some(held), take) {
+            Ok((_, token_sent)) => token_sent,
+            Err(Obstacle::Room) => return None,
+            Err(_) => false,
+        };
+        Some(Standing { has_won: !token_sent, token_sent, is_stale: true })
     }
 
     fn meta_miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
