@@ -54,12 +54,8 @@ impl<I: Io> Shard<I> {
         let outcome = match command {
             Command::Store { verb, key, flags, exptime, value, cas } => {
                 let compare = (cas != 0 && self.facts.cas_enabled).then_some(cas);
-                let compared = |unique| match verb {
-                    StoreVerb::Append | StoreVerb::Prepend => verb,
-                    _ => StoreVerb::Cas(unique),
-                };
                 let order = Order {
-                    verb: compare.map_or(verb, compared),
+                    verb: compare.map_or(verb, |unique| comparing(verb, unique)),
                     key,
                     value,
                     client_flags: flags,
@@ -170,10 +166,17 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// A sum that is too large is not stored.
+/// With a CAS unique, all that store a whole value are the same.
+fn comparing(verb: StoreVerb, unique: u64) -> StoreVerb {
+    match verb {
+        StoreVerb::Append | StoreVerb::Prepend => verb,
+        _ => StoreVerb::Cas(unique),
+    }
+}
+
+/// What the status of storing depends on.
 fn of_verb(verb: StoreVerb, outcome: Outcome) -> Outcome {
     match (verb, outcome) {
-        (StoreVerb::Append | StoreVerb::Prepend, Outcome::TooLarge) => Outcome::NotStored,
         (StoreVerb::Add, Outcome::NotStored) => Outcome::Exists,
         (StoreVerb::Replace, Outcome::NotStored) => Outcome::NotFound,
         (_, outcome) => outcome,
