@@ -126,6 +126,10 @@ pub const KEYS_PER_TURN: usize = 256;
 pub const WALK_RECORD_COUNT: usize = 512;
 /// The same, when it has nearly caught up with writers that are as fast.
 pub const WALK_RECORD_COUNT_MAX: usize = 8192;
+/// Most connections that watch.
+pub const WATCHER_COUNT_MAX: usize = 20;
+/// Bytes that wait for one that watches; beyond it, lines are left out.
+pub const WATCHER_SIZE_MAX: usize = 256 * KIB;
 /// Bytes of `stats cachedump`, as memcached has it.
 pub const CACHEDUMP_SIZE_MAX: usize = 2 * MIB;
 /// Default `-b`: connections that may wait to be accepted.

@@ -26,3 +26,4 @@ mod readme;
 mod stats;
 mod support;
 mod tidy;
+mod watch;

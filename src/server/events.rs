@@ -1,7 +1,7 @@
 //! What the ring has completed, and what becomes of the connection.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use dma_alloc::{Key, Lease};
 
@@ -56,6 +56,7 @@ impl Server {
                 add(&self.counters.total_connections, 1);
                 add(&self.counters.curr_connections, 1);
                 self.receive(key);
+                self.tell_of_connection(key, None);
             }
             Err(session) => {
                 add(&self.counters.rejected_connections, 1);
@@ -86,6 +87,7 @@ impl Server {
             }
             // The end of the stream. What was asked for before it is answered: a client may close its half and go on
             // reading.
+            Ok(None) if session.is_watcher => return self.break_off(key),
             Ok(None) => session.has_ended = true,
             // No buffer was free, or we asked for it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ECANCELED)) => {}
@@ -137,6 +139,11 @@ impl Server {
         while let Some(key) = self.reads.next_waiter(&mut ended) {
             let Some(pending) = self.reads.get_mut(key) else { continue };
             let session = pending.session;
+            if self.shard.watchers().is_any()
+                && let Some(session) = self.sessions.get(session)
+            {
+                self.shard.watchers().set_speaker(session.socket.as_raw_fd());
+            }
             match &mut pending.purpose {
                 Purpose::Update => {
                     self.reads.remove(key);
@@ -215,6 +222,8 @@ impl Server {
         }
         match session.receiving {
             Receiving::Off => {
+                self.shard.watchers().remove(key.to_bits());
+                self.tell_of_connection(key, Some("normal"));
                 self.sessions.remove(key);
                 let counter = &self.counters.curr_connections;
                 counter.set(counter.get() - 1);

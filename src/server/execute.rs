@@ -1,5 +1,7 @@
 //! Executing what a connection has sent.
 
+use std::os::fd::AsRawFd;
+
 use dma_alloc::Key;
 
 use super::connection::Step;
@@ -38,7 +40,7 @@ impl Server {
     pub(super) fn execute(&mut self, key: Key, bytes: &[u8]) -> usize {
         let is_closing = matches!(self.phase, Phase::Closing(_));
         let Some(session) = self.sessions.get_mut(key) else { return 0 };
-        if is_closing || session.is_broken {
+        if is_closing || session.is_broken || session.is_watcher {
             return 0;
         }
         let direct = session.input.is_empty() && session.waits == Waits::Nothing;
@@ -63,6 +65,9 @@ impl Server {
     /// Returns the number of bytes that are done with, the number of requests, and why it stopped.
     fn execute_some(&mut self, key: Key, direct: Option<&[u8]>) -> (usize, usize, Stopped) {
         let Some(session) = self.sessions.get_mut(key) else { return (0, 0, Stopped::NeedInput) };
+        if self.shard.watchers().is_any() {
+            self.shard.watchers().set_speaker(session.socket.as_raw_fd());
+        }
         let Session { input, parser, queue, held, .. } = session;
         let bytes = direct.unwrap_or_else(|| input.unparsed());
         let (shard, options) = (&self.shard, &self.options);
@@ -133,6 +138,7 @@ impl Server {
         }
         match stopped {
             Stopped::Asked(After::Dump(style)) => self.begin_dump(key, style),
+            Stopped::Asked(After::Watch(topics)) => self.begin_watch(key, topics),
             Stopped::Asked(After::ShutDown) => self.is_shut_down = true,
             _ => {}
         }
@@ -157,6 +163,11 @@ impl Server {
                 waits
             }
             Stopped::Asked(After::Dump(_)) => Waits::Dump,
+            Stopped::Asked(After::Watch(_)) if session.is_watcher => Waits::Nothing,
+            Stopped::Asked(After::Watch(_)) => {
+                self.ready.push_back(key);
+                Waits::Turn
+            }
             Stopped::Close | Stopped::Refused | Stopped::Asked(_) => {
                 if matches!(stopped, Stopped::Refused) {
                     socket::reset_at_close(&session.socket);
@@ -235,7 +246,9 @@ fn run<'a>(
     let ran = match shard.execute(request, read.as_ref(), answers) {
         Executed::Done(After::Continue) => Ran::Done,
         Executed::Done(After::ListConnections) => Ran::DoneAnd(Stopped::ListConnections),
-        Executed::Done(after @ (After::Dump(_) | After::ShutDown)) => Ran::DoneAnd(Stopped::Asked(after)),
+        Executed::Done(after @ (After::Dump(_) | After::Watch(_) | After::ShutDown)) => {
+            Ran::DoneAnd(Stopped::Asked(after))
+        }
         Executed::Done(After::Close) => Ran::Closes,
         Executed::Paused { rest, until } => {
             let stopped = match until {

@@ -21,6 +21,7 @@ mod listener;
 mod reads;
 mod session;
 pub mod signals;
+mod watch;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -147,6 +148,7 @@ impl Server {
             self.resume_waiting();
             self.run_rounds();
             self.pass_on_dumps();
+            self.pass_on_watched();
             self.send_answers();
             self.look_around();
             // Last of all, as buffers come back all the time: when reads end, answers are sent, updates are executed and
@@ -243,8 +245,9 @@ impl Server {
         self.next_look = Some(self.next_look.unwrap_or(Duration::MAX).min(now + Duration::from_secs(1)));
         let oldest = now.as_secs().saturating_sub(timeout.as_secs());
         // As memcached: in the middle of a line is idle, in the middle of a value is not.
-        let is_idle =
-            |session: &Session| session.active < oldest && session.is_quiet() && session.parser.needed_size() == 0;
+        let is_idle = |session: &Session| {
+            session.active < oldest && session.is_quiet() && !session.is_watcher && session.parser.needed_size() == 0
+        };
         let idle: Vec<Key> = self.sessions.iter().filter(|(_, session)| is_idle(session)).map(|(key, _)| key).collect();
         for key in idle {
             crate::stats::add(&self.counters.idle_kicks, 1);

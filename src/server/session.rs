@@ -64,6 +64,8 @@ pub(super) struct Session {
     pub(super) has_ended: bool,
     /// Nothing more can be sent, or is to be.
     pub(super) is_broken: bool,
+    /// It is told what others do.
+    pub(super) is_watcher: bool,
     /// The second in which it last received something.
     pub(super) active: u64,
 }
@@ -82,6 +84,7 @@ impl Session {
             is_dirty: false,
             has_ended: false,
             is_broken: false,
+            is_watcher: false,
             active: now,
         }
     }

@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 
+use super::watch::refusal;
 use super::{After, Answers, Executed, Shard};
 use crate::clock::ClockChange;
 use crate::io::Io;
+use crate::limits::MIB;
 use crate::protocol::{Admin, AdminAnswer, Classes, TimeChange};
 
 /// What clients take for memcached's crawler.
@@ -49,7 +51,15 @@ impl<I: Io> Shard<I> {
                 Ok(after) => return Executed::Done(after),
                 Err(refusal) => refusal,
             },
-            Admin::MemoryLimit { .. } | Admin::Watch { .. } => AdminAnswer::Error,
+            Admin::Watch { topics, noreply } => match refusal(self.facts.watch_enabled, answers.is_idle(), topics) {
+                Ok(topics) => return Executed::Done(After::Watch(topics)),
+                Err(_) if noreply => return Executed::Done(After::Continue),
+                Err(refusal) => refusal,
+            },
+            Admin::MemoryLimit { noreply: true, .. } => return Executed::Done(After::Continue),
+            // The memory is divided at start, and stays so.
+            Admin::MemoryLimit { mebibytes, .. } if mebibytes as usize == self.facts.memory / MIB => AdminAnswer::Ok,
+            Admin::MemoryLimit { .. } => AdminAnswer::MemoryLimitNotAdjusted,
         };
         answers.buffer().extend_from_slice(answer.line());
         Executed::Done(After::Continue)

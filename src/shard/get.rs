@@ -248,6 +248,9 @@ impl<I: Io> Shard<I> {
     /// When it has not.
     pub fn encode_hit(&self, get: &PendingGet<I::File>, bytes: &[u8], sink: &mut impl ValueSink) {
         let record = get.read.verified_record(bytes);
+        if !matches!(get.form, Form::Binary { with_value: false, .. }) {
+            self.watchers.fetched(get.key(), Some(record.value.len()));
+        }
         let (key, flags) = (get.key(), record.header.client_flags);
         let end: &[u8] = match &get.form {
             Form::Text { with_cas, .. } => {
@@ -275,6 +278,7 @@ impl<I: Io> Shard<I> {
     /// Appends the whole answer with a record; not of an `mg`.
     #[inline]
     fn encode(&self, key: &[u8], form: &Form, record: &Record<'_>, out: &mut Vec<u8>) {
+        self.watchers.fetched(key, Some(record.value.len()));
         let (flags, cas) = (record.header.client_flags, self.cas(&record.header));
         match form {
             Form::Text { with_cas, .. } => encode_value(out, key, flags, with_cas.then_some(cas), record.value),
@@ -300,6 +304,9 @@ impl<I: Io> Shard<I> {
     }
 
     pub(super) fn count_fetch(&self, key: &[u8], form: &Form, is_hit: bool) {
+        if !is_hit {
+            self.watchers.fetched(key, None);
+        }
         self.prefixes.borrow_mut().record_get(key, is_hit);
         if form.touches() { self.count_touch(is_hit) } else { self.count_get(is_hit) }
     }

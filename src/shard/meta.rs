@@ -316,6 +316,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn meta_miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {
+        self.watchers.fetched(key, None);
         self.count_get(false);
         if !asked.reply.is_quiet {
             encode_code(out, Code::Miss, &asked.reply, key, asked.is_key_binary);
@@ -338,6 +339,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn encode_meta(&self, key: &[u8], asked: &Asked, record: &Record<'_>, standing: Standing, out: &mut Vec<u8>) {
+        self.watchers.fetched(key, Some(record.value.len()));
         let mut item = self.meta_item(key, &record.header, record.value.len(), record.was_fetched);
         if let Some(expiry) = asked.expiry.filter(|_| asked.reply.ttl_after_touch) {
             item.ttl = self.ttl(expiry);

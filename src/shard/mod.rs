@@ -17,6 +17,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 mod verbs;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -28,13 +29,14 @@ use crate::limits::{
     BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, MIB, PREFIX_DELIMITER_DEFAULT,
     REQUESTS_PER_TURN_DEFAULT, UNIX_PERMISSIONS_DEFAULT,
 };
-use crate::protocol::{DumpStyle, Keys};
+use crate::protocol::{DumpStyle, Keys, Topics};
 use crate::stats::{CommandCounters, ConnectionCounters, PrefixStats, StoreCounters};
 use crate::store::{Obstacle, Store};
 
 pub use crate::protocol::Binding;
 pub use dump::Dump;
 pub use get::{PendingGet, Settled};
+pub use watch::Watchers;
 
 /// Where answers go.
 pub trait Answers<F> {
@@ -107,6 +109,8 @@ pub enum After {
     Close,
     /// It goes on when all keys were listed: see [`Shard::dump`].
     Dump(DumpStyle),
+    /// It is told what others do from now on, and nothing that it says counts.
+    Watch(Topics),
     /// All connections are closed, and the server ends.
     ShutDown,
     /// It goes on when the server has appended the answer to `stats conns`: only it knows the connections.
@@ -212,6 +216,7 @@ pub struct Shard<I: Io> {
     counted_before: Cell<StoreCounters>,
     facts: Facts,
     crawler: admin::Crawler,
+    watchers: Watchers,
 }
 
 impl<I: Io> Shard<I> {
@@ -225,8 +230,16 @@ impl<I: Io> Shard<I> {
             prefixes: RefCell::new(PrefixStats::new(facts.prefix_delimiter, facts.detail_enabled)),
             counted_before: Cell::default(),
             crawler: admin::Crawler::default(),
+            watchers: Watchers::default(),
             facts,
         }
+    }
+
+    /// Those who are told what others do.
+    #[must_use]
+    #[inline]
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     /// The store.

@@ -154,6 +154,8 @@ impl<I: Io> Shard<I> {
             StoreVerb::Cas(unique) => self.compare_and_store(order, unique, held),
         }?;
         self.count(|counters| counters.cmd_set += 1);
+        let ttl = order.expiry.saturating_sub(self.store.now());
+        self.watchers.stored(order.key, order.verb, outcome, ttl, order.value.len());
         Ok(outcome)
     }
 
@@ -266,6 +268,9 @@ impl<I: Io> Shard<I> {
                 Changed::NoSpace => Outcome::NoSpace,
             }
         };
+        if !stays && matches!(outcome, Outcome::Done(_)) {
+            self.watchers.deleted(key);
+        }
         self.count(|counters| match outcome {
             Outcome::Done(_) if !stays => counters.delete_hits += 1,
             Outcome::NotFound | Outcome::Exists => counters.delete_misses += 1,
