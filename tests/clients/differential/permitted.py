@@ -42,7 +42,7 @@ def error_packet(opcodes, status, message):
     return head + rb".{12}" + message
 
 
-REFUSED = rb"CLIENT_ERROR bad command line format\r\n"
+REFUSED = rb"CLIENT_ERROR (?:bad command line format|options flags too long)\r\n"
 NUMBER_REFUSALS = (
     rb"bad command line format|invalid exptime argument|invalid numeric delta argument|bad token in command line format|"
     rb"invalid or duplicate flag"
@@ -135,6 +135,14 @@ RULES = (
         rb"ms [^\n]*\nv.*",
         rb"",
         rb"(?:CLIENT|SERVER)_ERROR [^\n]*\n",
+    ),
+    Rule(
+        "long opaque of ma",
+        "a command with an opaque that is too long is not executed; memcached executes ma, and then says so",
+        META,
+        rb"ma [^\n]* O[^ \n]{32,}[ \r].*",
+        rb".*",
+        rb"CLIENT_ERROR opaque token too long\r\n",
     ),
     Rule(
         "base64 key in me",

@@ -11,7 +11,7 @@ DIGITS = b"0123456789"
 NEARLY_NUMBERS = (
     (b"18446744073709551616", b"99999999999999999999", b"0", b"", b"-1", b" 5", b"5 ", b"12 a", b"5a", b"a5", b"+5", b"007", b"5\r\n")
     + (b"123456789012345678901234567890", b"0x1", b"10" + b" " * 30, b"5\0", b"5\x006", b"\t7")
-    + (b"9223372036854775807\0", b"1\n2", b"\x0b3", b"\0", b"10000000")
+    + (b"1\n2", b"\x0b3", b"\0", b"10000000")
 )
 # Of those of 2^63 and more, memcached says that they are numbers or not, depending on the memory behind them up to the next
 # NUL.
