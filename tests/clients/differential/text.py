@@ -174,8 +174,9 @@ class TextCommands:
             is_bad = chosen.chance(0.7)
             if is_bad:
                 keys[int(chosen.chooser.random() * len(keys))] = Key(TOO_LONG_KEY)
-            # With such a key memcached drops answers of requests before it, if they are not sent yet.
-            return Command(keys_line(chosen.one((b"get ", b"gets ", b"gat 1500 ")), keys), fenced=True, alone=is_bad)
+            # With such a key memcached drops answers of requests before it, if they are not sent yet, and the keys before it
+            # count as fetched.
+            return Command(keys_line(chosen.one((b"get ", b"gets ", b"gat 1500 ")), keys), fenced=True, alone=is_bad, cleaned=is_bad)
         if form == "ending":
             verb = chosen.one((b"get ", b"delete ", b"gets "))
             ending = chosen.one((b"\n", b"\r\r\n", b"\r \r\n", b"\t\r\n", b"\0\r\n", b"\0x\r\n"))
