@@ -82,11 +82,13 @@ class MetaCommands:
                 continue
             flag = self.worded(verb, letter, key)
             # What an item that is past its time still has of it, memcached answers with a number that has wrapped.
-            # And numbers of 2^63 and more: see Words.numeric(). An N of ms does nothing yet in 1.6.18.
+            # And numbers of 2^63 and more: see Words.numeric(). An N of ms does nothing yet in 1.6.18; a T of ma is lost there
+            # when the number gets longer.
             is_odd |= isinstance(flag, bytes) and (
                 flag in PAST
                 or (flag[:1] in (b"D", b"J") and len(flag) > 17)
                 or (verb == b"ms" and flag[:1] == b"N")
+                or (verb == b"ma" and flag[:1] == b"T")
             )
             flags.append(flag)
         return flags, is_odd
