@@ -42,8 +42,15 @@ BINARY = ("binary",)
 
 def with_key_decoded(answer):
     """An answer whose key is not in base64 any more."""
-    decoded = re.sub(rb"(?<= k)([A-Za-z0-9+/]+=*) b(?= )", lambda found: base64.b64decode(found[1]), answer)
-    return re.sub(rb"(?<=^ME )[A-Za-z0-9+/]+=*(?= )", lambda found: base64.b64decode(found[0]), decoded)
+    answer = re.sub(rb"(?<= k)([A-Za-z0-9+/]+=*) b(?= )", lambda found: decoded(found[1]), answer)
+    return re.sub(rb"(?<=^ME )[A-Za-z0-9+/]+=*(?= )", lambda found: decoded(found[0]), answer)
+
+
+def decoded(key):
+    try:
+        return base64.b64decode(key, validate=True)
+    except ValueError:
+        return key
 
 
 def error_packet(opcodes, status, message):
