@@ -192,7 +192,7 @@ fn appending_beyond_the_limit_is_refused_and_keeps_the_value() {
     survives(&["-I", "10k"], |server| {
         let mut client = server.client();
         client.set("k", &value_of("k", 6000));
-        assert_eq!(client.store("append", "k", &value_of("l", 6000), 0, 0), "SERVER_ERROR object too large for cache");
+        assert_eq!(client.store("append", "k", &value_of("l", 6000), 0, 0), "NOT_STORED");
         assert_eq!(client.get("k"), Some(value_of("k", 6000)));
     });
 }

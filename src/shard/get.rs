@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::meta::Asked;
+use super::operations::Attempt;
 use super::{After, Answers, Executed, Pause, Shard, ValueSink};
 use crate::clock::Seconds;
 use crate::digest::Digest;
@@ -13,7 +14,7 @@ use crate::protocol::binary::encode::encode_miss;
 use crate::protocol::binary::{self, BinaryReply};
 use crate::protocol::text::encode::{Answer, encode_answer, encode_value, encode_value_header};
 use crate::record::Record;
-use crate::store::{AHEAD_COUNT, DiskRead, Obstacle, Sought};
+use crate::store::{AHEAD_COUNT, Changed, DiskRead, Obstacle, Sought};
 
 /// A get of one key whose record must be read first. It holds its key itself, so that nothing is allocated for it.
 pub struct PendingGet<F> {
@@ -163,7 +164,7 @@ impl<I: Io> Shard<I> {
         match self.store.seek(&digest, key, append) {
             Sought::Found(was_fetched) => {
                 if let Some(expiry) = expiry
-                    && let Err(obstacle) = self.store.try_touch(key, expiry)
+                    && let Err(obstacle) = self.touch_fetched(key, expiry)
                 {
                     answers.buffer().truncate(start.unwrap_or(0));
                     return Err(Stopped::At(obstacle));
@@ -201,7 +202,7 @@ impl<I: Io> Shard<I> {
             return Err(Stopped::Reads);
         }
         if let Some(expiry) = expiry {
-            self.store.try_touch(get.key(), expiry).map_err(Stopped::At)?;
+            self.touch_fetched(get.key(), expiry).map_err(Stopped::At)?;
         }
         self.note_fetched(&get.digest, was_fetched);
         if answers.read_later(get) { Ok(()) } else { Err(Stopped::Reads) }
@@ -293,6 +294,14 @@ impl<I: Io> Shard<I> {
                 }
             }
         }
+    }
+
+    /// Gives an item that is fetched another expiry. A store that is full keeps the old one.
+    pub(super) fn touch_fetched(&self, key: &[u8], expiry: Seconds) -> Attempt<(), I::File> {
+        if self.store.try_touch(key, expiry)? == Changed::NoSpace {
+            self.count(|counters| counters.store_no_memory += 1);
+        }
+        Ok(())
     }
 
     /// Notes that somebody fetches a record, unless somebody has before.

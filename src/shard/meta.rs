@@ -48,6 +48,8 @@ struct Change {
     touches_first: bool,
     vivifies_last: bool,
     own_cas: Option<u64>,
+    /// Nobody is told to fetch the item anew, as that could not be noted.
+    nobody_wins: bool,
 }
 
 /// What a fetch that may change the item has come to.
@@ -139,7 +141,7 @@ impl<I: Io> Shard<I> {
             }
             Sought::Found(Looked::Encoded { was_fetched }) => {
                 if let Some(expiry) = asked.expiry
-                    && let Err(obstacle) = self.store.try_touch(key, expiry)
+                    && let Err(obstacle) = self.touch_fetched(key, expiry)
                 {
                     answers.buffer().truncate(start.unwrap_or(0));
                     return Err(Stopped::At(obstacle));
@@ -163,7 +165,14 @@ impl<I: Io> Shard<I> {
     fn change_of(&self, options: &MetaOptions) -> Change {
         let MetaOptions { vivify, recache, touches_first, vivifies_last, explicit_cas, .. } = *options;
         let expiry = |exptime: Option<i64>| exptime.map(|exptime| self.expiry(exptime));
-        Change { vivify: expiry(vivify), recache: expiry(recache), touches_first, vivifies_last, own_cas: explicit_cas }
+        Change {
+            vivify: expiry(vivify),
+            recache: expiry(recache),
+            touches_first,
+            vivifies_last,
+            own_cas: explicit_cas,
+            nobody_wins: false,
+        }
     }
 
     /// Fetches an item that is at hand, and changes it as `change` and its state demand.
@@ -198,6 +207,10 @@ impl<I: Io> Shard<I> {
                 return Err(obstacle);
             }
         };
+        let is_refused = matches!(stored, Some(Stored::NoSpace | Stored::TooLarge));
+        if is_refused && matches!(fetched, Fetched::Hit { .. }) && !change.nobody_wins {
+            return self.meta_fetch(key, asked, Change { nobody_wins: true, ..change }, held, out);
+        }
         match (fetched, stored) {
             (Fetched::Created, Some(Stored::Stored(version))) => {
                 let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
@@ -231,7 +244,8 @@ impl<I: Io> Shard<I> {
         let new = asked.expiry.unwrap_or(old);
         let compared = if change.touches_first { new } else { old };
         let is_due = change.recache.is_some_and(|recache| compared != 0 && compared < recache);
-        let has_won = record.header.bits & TOKEN_SENT == 0 && (is_due || record.header.bits & STALE != 0);
+        let may_win = !change.nobody_wins && record.header.bits & TOKEN_SENT == 0;
+        let has_won = may_win && (is_due || record.header.bits & STALE != 0);
         self.encode_meta(key, asked, &record, standing(&record.header, has_won), out);
         let fetched = Fetched::Hit { was_fetched: record.was_fetched };
         if has_won {
@@ -308,6 +322,8 @@ impl<I: Io> Shard<I> {
             _ => (Update::Keep, false),
         };
         let token_sent = match self.store.try_update(key, Some(held), take) {
+            // It cannot be noted, and nobody is told what all would be told.
+            Ok((Some(Stored::NoSpace | Stored::TooLarge), _)) => return Some(standing(read, false)),
             Ok((_, token_sent)) => token_sent,
             Err(Obstacle::Room) => return None,
             Err(_) => false,
