@@ -104,15 +104,6 @@ RULES = (
         CLOSES,
     ),
     Rule(
-        "join too large",
-        "an append or prepend whose result is too large is answered with that; memcached says that nothing was stored",
-        TEXT,
-        rb"(?:append|prepend) .*",
-        rb"NOT_STORED\r\n",
-        rb"SERVER_ERROR object too large for cache\r\n",
-        is_for_one=True,
-    ),
-    Rule(
         "N of ms",
         "an append to what is absent makes it, as by 1.6.45; 1.6.18 takes the flag and does nothing about it",
         META,
