@@ -13,6 +13,7 @@ something must.
 """
 
 import argparse
+import atexit
 import os
 import random
 import shutil
@@ -53,6 +54,8 @@ class Memcached:
         items = ["-I", str(ITEM_SIZE), "-o", "slab_chunk_max=%d" % ITEM_SIZE] if "-I" not in flags else []
         line = [found, *user, "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "1024", *items, *flags]
         self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # However this program ends.
+        atexit.register(self.kill)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
             try:

@@ -9,6 +9,7 @@ for each library; exits with 1 when one of them has failed.
 """
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import os
@@ -72,6 +73,7 @@ class Memcached(Server):
         super().__init__(common.free_port())
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen([program, *user, "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "256"])
+        atexit.register(self.end)
         if not cases.eventually(lambda: socket.create_connection(("127.0.0.1", self.port), timeout=1)):
             sys.exit("%s does not serve" % program)
 
