@@ -246,8 +246,9 @@ pub(in crate::protocol) fn glance(letter: u8, arguments: &[u8]) -> Option<(&[u8]
     let value_size = match letter {
         b'g' | b'd' | b'a' => 0,
         b's' => {
-            let size = usize::try_from(unsigned(Tokens::new(rest).next()?)?).ok()?;
-            size.checked_add(VALUE_END.len())?
+            let size = unsigned(Tokens::new(rest).next()?).filter(|size| *size <= VALUE_SIZE_MAX)?;
+            // Below 2^31, so neither the conversion nor a sum can overflow a usize of 64 bits.
+            size as usize + VALUE_END.len()
         }
         _ => return None,
     };

@@ -100,6 +100,7 @@ mod tests {
             (b"set a 0 0 x\r\nget b\r\n", &[]),
             (b"set a 0 0 99999999999999999999999\r\nget b\r\n", &[]),
             (b"set a 0 0 500\r\nxx", &["a"]),
+            (b"mg a v\r\nms b 18446744073709551613\r\nget c\r\n", &["a"]),
             (b"set a 0 0\r\n", &[]),
             (b"\r\n\r\n", &[]),
         ] {

@@ -40,16 +40,17 @@ pub enum Credentials<'a> {
 /// Reads what a client says that is not authenticated yet.
 #[must_use]
 pub fn parse_credentials(input: &[u8]) -> Credentials<'_> {
-    let Some(newline) = memchr(b'\n', input) else {
-        let is_too_long = input.len() > COMMAND_LINE_SIZE_MAX;
-        return if is_too_long {
-            Credentials::Close { answer: b"" }
-        } else {
-            Credentials::Incomplete { needed: input.len() + 1 }
-        };
+    let newline = memchr(b'\n', input);
+    let line = &input[..newline.unwrap_or(input.len())];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // Whether its end has arrived or not: how the stream is cut does not matter.
+    if line.len() > COMMAND_LINE_SIZE_MAX {
+        return Credentials::Close { answer: b"" };
+    }
+    let Some(newline) = newline else {
+        return Credentials::Incomplete { needed: input.len() + 1 };
     };
     let consumed = newline + 1;
-    let line = input[..newline].strip_suffix(b"\r").unwrap_or(&input[..newline]);
     let mut tokens = Tokens::new(line);
     let is_set = tokens.next() == Some(b"set");
     // Key, flags and exptime are not looked at.
@@ -100,6 +101,8 @@ mod tests {
             (b"set a 0 0 3\r\nabc\r\n", refused("CLIENT_ERROR bad authentication token format\r\n", 18)),
             (b"set a 0 0 9999\r\n", Credentials::Close { answer: b"CLIENT_ERROR auth token too long\r\n" }),
             (&[b'x'; 2049], Credentials::Close { answer: b"" }),
+            (&[&[b'x'; 2049][..], b"\r\n"].concat(), Credentials::Close { answer: b"" }),
+            (&[&[b'x'; 2048][..], b"\r\n"].concat(), refused("CLIENT_ERROR unauthenticated\r\n", 2050)),
         ] {
             assert_eq!(parse_credentials(input), expected, "{}", input.escape_ascii());
         }
