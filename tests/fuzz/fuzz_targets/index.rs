@@ -2,7 +2,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dmacached_fuzz::check(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dmacached_fuzz::check_index(bytes));
 
 #[cfg(not(fuzzing))]
 fn main() {
