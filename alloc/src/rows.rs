@@ -38,6 +38,12 @@ impl<const ROW_SIZE: usize> Rows<ROW_SIZE> {
         self.slab.block_count_max()
     }
 
+    /// Changes what the rows may grow to; says whether it could: see [`Slab::set_budget`].
+    #[must_use]
+    pub fn set_budget(&mut self, budget_size: usize) -> bool {
+        self.slab.set_budget(budget_size)
+    }
+
     /// Adds a row of zeros at the end; says whether there was memory for it.
     #[must_use]
     pub fn push(&mut self) -> bool {

@@ -207,7 +207,7 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
     pub fn prepare_ahead(&mut self) {
         let first = self.prepared_count.max(self.fresh_count);
         let is_enough = (first - self.fresh_count) * BLOCK_SIZE >= self.ahead_size / 4;
-        if is_enough || first == self.block_count_max || self.ahead.is_busy() {
+        if is_enough || first >= self.block_count_max || self.ahead.is_busy() {
             return;
         }
         if first == self.mapped_count && self.map_more().is_err() {
@@ -216,7 +216,7 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         let (number, first_of_arena, end_of_arena) = self.arena_of(first);
         let arena = &self.arenas[number];
         let offset = (first - first_of_arena) * BLOCK_SIZE;
-        let size_max = (end_of_arena - first_of_arena) * BLOCK_SIZE;
+        let size_max = (end_of_arena.min(self.block_count_max) - first_of_arena) * BLOCK_SIZE;
         self.ahead_size = if arena.got() == Got::Plain { AHEAD_SIZE } else { HUGE_PAGE_SIZE };
         let end = (offset + BLOCK_SIZE).next_multiple_of(self.ahead_size).min(size_max);
         self.ahead.ask(&arena.mapping(), offset, end - offset);
@@ -312,6 +312,19 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         self.block_count_max
     }
 
+    /// Changes what the slab may grow to, and says whether it could: what was touched stays, and a slab whose last arena
+    /// was cut where the budget ended cannot grow.
+    #[must_use]
+    pub fn set_budget(&mut self, budget_size: usize) -> bool {
+        let count = (budget_size / BLOCK_SIZE).min(NONE as usize);
+        let is_cut = !self.mapped_count.is_multiple_of(self.blocks_per_arena());
+        if count < self.fresh_count.max(self.prepared_count) || (is_cut && count > self.mapped_count) {
+            return false;
+        }
+        self.block_count_max = count;
+        true
+    }
+
     /// The slab's arenas, in the order of their mapping: to ask what pages and node they got.
     #[must_use]
     pub fn arenas(&self) -> &[Arena] {
@@ -358,14 +371,16 @@ impl<const BLOCK_SIZE: usize> Slab<BLOCK_SIZE> {
         chunk_count * BLOCKS_PER_CHUNK
     }
 
-    /// Maps the next arena; nothing when all blocks are mapped. All arenas are full ones, but for the one with the
-    /// last of `block_count_max`.
+    /// Maps the next arena; nothing when all blocks are mapped. All arenas are full ones, unless what is mapped is counted
+    /// or made resident at once: then the one with the last of `block_count_max` ends with it.
     fn map_more(&mut self) -> Result<(), ArenaError> {
-        let count = self.blocks_per_arena().min(self.block_count_max - self.mapped_count);
-        if count == 0 {
+        let left = self.block_count_max.saturating_sub(self.mapped_count);
+        if left == 0 {
             return Ok(());
         }
         let SlabOptions { pages, plain_size, node, prefault, budget, .. } = self.options.clone();
+        let is_cut = prefault || budget.is_some();
+        let count = if is_cut { self.blocks_per_arena().min(left) } else { self.blocks_per_arena() };
         let pages = if self.mapped_count * BLOCK_SIZE < plain_size { PageKind::Plain } else { pages };
         let arena = Arena::with(ArenaOptions { size: count * BLOCK_SIZE, pages, node, prefault, budget });
         if let Err(ArenaError::Map(_)) = arena {

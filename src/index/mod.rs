@@ -214,9 +214,7 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
     #[must_use]
     pub fn new(budget_size: usize, table_size: usize) -> Self {
         const { Self::GEOMETRY_IS_SOUND }
-        // What a segment takes: its row, its entries, and half a block that is free.
-        let segment_size = ROW + Self::LEN_MEAN * WIDTH + BLOCK / 2;
-        let row_count = (budget_size / segment_size).max(1 << LEVEL_MIN);
+        let row_count = Self::row_count_max(budget_size);
         let blocks = SlabOptions {
             plain_size: Self::PLAIN_BLOCKS_SIZE,
             ..SlabOptions::new(budget_size.saturating_sub(row_count * ROW), PageKind::Huge)
@@ -235,6 +233,27 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         };
         index.clear();
         index
+    }
+
+    fn row_count_max(budget_size: usize) -> usize {
+        // What a segment takes: its row, its entries, and half a block that is free.
+        let segment_size = ROW + Self::LEN_MEAN * WIDTH + BLOCK / 2;
+        (budget_size / segment_size).max(1 << LEVEL_MIN)
+    }
+
+    /// Changes the budget, and says whether it could. What is in use cannot be taken away, and an index that has come to
+    /// the end of its old budget cannot grow any more.
+    #[must_use]
+    pub fn set_budget(&mut self, budget_size: usize) -> bool {
+        let (old_rows, row_size) = (self.rows.len_max() * ROW, Self::row_count_max(budget_size) * ROW);
+        let is_changed = budget_size > row_size && self.rows.set_budget(row_size);
+        if is_changed && !self.blocks.set_budget(budget_size - row_size) {
+            // It was the budget a moment ago.
+            let is_restored = self.rows.set_budget(old_rows);
+            debug_assert!(is_restored);
+            return false;
+        }
+        is_changed
     }
 
     /// Slots that pointers can name with tables of `table_size` bytes.

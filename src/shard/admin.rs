@@ -56,10 +56,13 @@ impl<I: Io> Shard<I> {
                 Err(_) if noreply => return Executed::Done(After::Continue),
                 Err(refusal) => refusal,
             },
-            Admin::MemoryLimit { noreply: true, .. } => return Executed::Done(After::Continue),
-            // The memory is divided at start, and stays so.
-            Admin::MemoryLimit { mebibytes, .. } if mebibytes as usize == self.facts.memory / MIB => AdminAnswer::Ok,
-            Admin::MemoryLimit { .. } => AdminAnswer::MemoryLimitNotAdjusted,
+            Admin::MemoryLimit { mebibytes, noreply } => {
+                let is_changed = self.store.set_memory((mebibytes as usize).saturating_mul(MIB));
+                if noreply {
+                    return Executed::Done(After::Continue);
+                }
+                if is_changed { AdminAnswer::Ok } else { AdminAnswer::MemoryLimitNotAdjusted }
+            }
         };
         answers.buffer().extend_from_slice(answer.line());
         Executed::Done(After::Continue)

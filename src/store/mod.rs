@@ -71,6 +71,7 @@ use crate::clock::{ClockChange, Seconds};
 use crate::disktable::catalog::Table;
 use crate::disktable::format::Identity;
 use crate::error::OpenError;
+use crate::index::Index;
 use crate::io::{Event, Io};
 use crate::limits::{SHARD_BITS, TABLE_COUNT_MIN};
 use crate::record::{Header, Record};
@@ -184,6 +185,8 @@ struct Shared<I: Io> {
     salt: crate::digest::Salt,
     state: RefCell<State<I::File>>,
     write_times: Rc<RefCell<times::WriteTimes>>,
+    /// The memory budget; the plan's until it is changed.
+    memory_total: Cell<usize>,
     directory: Cell<Option<DataDirectory<I>>>,
     /// There are jobs for the flusher.
     work: Event,
@@ -244,7 +247,7 @@ impl<I: Io> Store<I> {
     /// How things stand.
     #[must_use]
     pub fn gauges(&self) -> StoreGauges {
-        self.shared.state.borrow().gauges(self.shared.plan.total)
+        self.shared.state.borrow().gauges(self.shared.memory_total.get())
     }
 
     /// How things stand in each table, by slot.
@@ -271,6 +274,22 @@ impl<I: Io> Store<I> {
     #[must_use]
     pub fn memory_plan(&self) -> MemoryPlan {
         self.shared.plan
+    }
+
+    /// Changes the memory budget to `total` bytes, which gives to the index or takes from it, and says whether it could:
+    /// buffers stay as they are, and what the index has in use, too.
+    #[must_use]
+    pub fn set_memory(&self, total: usize) -> bool {
+        let MemoryPlan { total: planned, index, .. } = self.shared.plan;
+        let Some(index_size) = total.checked_sub(planned - index) else { return false };
+        let is_changed =
+            index_size >= 2 * Index::BASE_SIZE && self.shared.state.borrow_mut().index.set_budget(index_size);
+        if is_changed {
+            self.shared.memory_total.set(total);
+            // There may be room where there was none.
+            self.shared.progress.notify();
+        }
+        is_changed
     }
 
     /// The wall clock of the store's world.

@@ -83,6 +83,7 @@ impl<I: Io> Store<I> {
         let write_times = Rc::clone(&state.write_times);
         let shared = Shared {
             write_times,
+            memory_total: Cell::new(plan.total),
             io,
             identity,
             shard_directory,

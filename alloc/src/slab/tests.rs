@@ -39,12 +39,9 @@ fn blocks_of_all_chunks_are_apart() {
         }
         let sizes: Vec<_> = slab.arenas().iter().map(Arena::size).collect();
         if pages == PageKind::Huge {
-            assert_eq!(
-                sizes,
-                [8 * BLOCKS_PER_CHUNK * 448, PAGE.round_up((BLOCKS_PER_CHUNK + 17) as u64 * 448) as usize]
-            );
+            assert_eq!(sizes, [8 * BLOCKS_PER_CHUNK * 448; 2]);
         } else {
-            assert_eq!((sizes.len(), sizes[0], sizes[9]), (10, BLOCKS_PER_CHUNK * 448, 8192));
+            assert_eq!((sizes.len(), sizes[0], sizes[9]), (10, BLOCKS_PER_CHUNK * 448, BLOCKS_PER_CHUNK * 448));
         }
     }
 }
@@ -256,4 +253,20 @@ fn what_is_prepared_ahead_becomes_resident() {
         slab.block_mut(id)[0] = 1;
     }
     assert!(faults() - before < prepared_count as u64 / 2, "{} faults for {prepared_count} pages", faults() - before);
+}
+
+#[test]
+fn the_budget_changes_unless_what_was_touched_stands_in_the_way() {
+    let mut slab = Slab::<448>::new(100 * 448, PageKind::Plain);
+    assert_eq!(std::iter::from_fn(|| slab.take()).count(), 100);
+    assert!(slab.set_budget((BLOCKS_PER_CHUNK + 7) * 448));
+    assert_eq!(std::iter::from_fn(|| slab.take()).count(), BLOCKS_PER_CHUNK + 7 - 100);
+    assert!(!slab.set_budget(BLOCKS_PER_CHUNK * 448), "blocks above it were taken");
+    assert!(slab.set_budget((BLOCKS_PER_CHUNK + 7) * 448));
+    assert!(slab.take().is_none());
+    let counted = SlabOptions { budget: Some(Budget::new(1 << 30)), ..SlabOptions::new(100 * 448, PageKind::Plain) };
+    let mut counted = Slab::<448>::with(counted);
+    assert!(counted.take().is_some());
+    assert!(!counted.set_budget(200 * 448), "its arena was cut at the budget");
+    assert!(counted.set_budget(50 * 448));
 }

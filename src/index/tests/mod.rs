@@ -313,3 +313,20 @@ fn overflowed_entries_do_not_stand_in_the_way() {
         assert_eq!(index.get(&crowd(number)).is_some(), number % 30 < 10, "{number}");
     }
 }
+
+#[test]
+fn the_budget_changes_while_there_is_room_for_it() {
+    let mut index = Index::new(8 * MIB, TABLE_SIZE_DEFAULT);
+    let digest = |number: u64| Digest::of(&[7; 16], &number.to_le_bytes());
+    let fill = |index: &mut Index, first: u64| {
+        (first..).find(|number| index.upsert(&digest(*number), entry(*number as u32)).is_err()).expect("it fills up")
+    };
+    assert!(index.set_budget(24 * MIB));
+    let in_24 = fill(&mut index, 0);
+    assert!(index.memory_size() > 16 * MIB && index.memory_size() <= 24 * MIB, "{}", index.memory_size());
+    assert!(!index.set_budget(8 * MIB), "it is in use");
+    let mut small = Index::new(8 * MIB, TABLE_SIZE_DEFAULT);
+    let in_8 = fill(&mut small, 0);
+    assert!(in_8 * 2 < in_24, "{in_8} {in_24}");
+    assert!((0..in_24).all(|number| index.get(&digest(number)).is_some()));
+}

@@ -453,7 +453,8 @@ fn parse_debug_time(arguments: &Arguments<'_>) -> Admin {
     })
 }
 
-/// A number with a fraction, maybe.
+/// A number with a fraction, maybe, between white space; what follows that does not matter, as in C.
 fn float(token: &[u8]) -> Option<f64> {
-    std::str::from_utf8(token).ok()?.parse().ok()
+    let token = std::str::from_utf8(token).ok()?.trim_ascii_start();
+    token.split(|character: char| character.is_ascii_whitespace()).next()?.parse().ok()
 }

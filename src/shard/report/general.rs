@@ -84,7 +84,7 @@ impl<I: Io> Shard<I> {
             ("idle_kicks", connections.idle_kicks.get()),
             ("bytes_read", connections.bytes_read.get()),
             ("bytes_written", connections.bytes_written.get()),
-            ("limit_maxbytes", self.facts.memory as u64),
+            ("limit_maxbytes", self.store.gauges().memory_limit_bytes),
             ("accepting_conns", 1),
             // Beyond -c, connections are refused; listening goes on.
             ("listen_disabled_num", 0),

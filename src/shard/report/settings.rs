@@ -10,7 +10,7 @@ const NOTHING: &str = "NULL";
 impl<I: Io> Shard<I> {
     pub(super) fn report_settings(&self, out: &mut Vec<u8>) {
         let facts = &self.facts;
-        encode_stat(out, "maxbytes", facts.memory);
+        encode_stat(out, "maxbytes", self.store.gauges().memory_limit_bytes);
         encode_stat(out, "maxconns", facts.connection_count_max);
         encode_stat(out, "tcpport", facts.port);
         encode_stat(out, "udpport", 0);
