@@ -1,4 +1,5 @@
-//! Streams in pieces under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz connection`, or without cargo-fuzz as `tests/run` does.
+//! Streams in pieces under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz connection`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

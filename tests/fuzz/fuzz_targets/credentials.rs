@@ -1,4 +1,5 @@
-//! The parser of what clients say first under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz credentials`, or without cargo-fuzz as `tests/run` does.
+//! The parser of what clients say first under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz credentials`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,5 @@
-//! The index under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz index`, or without cargo-fuzz as `tests/run` does.
+//! The index under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz index`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

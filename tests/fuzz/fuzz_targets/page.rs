@@ -1,4 +1,5 @@
-//! Pages of tables under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz page`, or without cargo-fuzz as `tests/run` does.
+//! Pages of tables under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz page`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

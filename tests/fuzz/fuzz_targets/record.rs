@@ -1,4 +1,5 @@
-//! Records under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz record`, or without cargo-fuzz as `tests/run` does.
+//! Records under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz record`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,5 @@
-//! The parser of text and meta commands under libFuzzer: `cargo +nightly fuzz run --fuzz-dir tests/fuzz text`, or without cargo-fuzz as `tests/run` does.
+//! The parser of text and meta commands under libFuzzer:
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz text`, or without cargo-fuzz as `tests/run` does.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -11,27 +11,80 @@ use crate::{connection, stored};
 
 /// Conversations in text: a name and the lines. Those of client libraries are what these libraries send.
 const TEXT: [(&str, &[u8]); 15] = [
-    ("pymemcache", b"set k 0 0 5 noreply\r\nhello\r\nget k\r\ngets k\r\ncas k 0 0 3 17\r\nabc\r\ndelete k noreply\r\nquit\r\n"),
-    ("storing", b"set a 1 0 1\r\na\r\nadd b 2 9 2\r\nbb\r\nreplace a 3 -1 0\r\n\r\nappend a 0 0 1\r\n+\r\nprepend a 0 0 1 noreply\r\n-\r\n"),
-    ("counting", b"set n 0 0 2\r\n10\r\nincr n 5\r\ndecr n 18446744073709551615\r\nincr n x\r\nincr n 1 noreply\r\ndecr n -1\r\n"),
+    (
+        "pymemcache",
+        b"set k 0 0 5 noreply\r\nhello\r\nget k\r\ngets k\r\ncas k 0 0 3 17\r\nabc\r\n\
+            delete k noreply\r\nquit\r\n",
+    ),
+    (
+        "storing",
+        b"set a 1 0 1\r\na\r\nadd b 2 9 2\r\nbb\r\nreplace a 3 -1 0\r\n\r\nappend a 0 0 1\r\n+\r\n\
+            prepend a 0 0 1 noreply\r\n-\r\n",
+    ),
+    (
+        "counting",
+        b"set n 0 0 2\r\n10\r\nincr n 5\r\ndecr n 18446744073709551615\r\nincr n x\r\n\
+            incr n 1 noreply\r\ndecr n -1\r\n",
+    ),
     ("touching", b"touch a 60\r\ngat 60 a b\r\ngats -1 a\r\ntouch a 1700000000 noreply\r\ngat x a\r\ntouch a\r\n"),
-    ("many-keys", b"get k0 k1 k2 k3 k4 k5 k6 k7 k8 k9 k10 k11 k12 k13 k14 k15 k16 k17 k18 k19\r\ngets  a   b \r\nget a\t\r\n"),
-    ("administration", b"stats\r\nstats items\r\nstats cachedump 1 9\r\nversion\r\nverbosity 1\r\nflush_all 5 noreply\r\nlru_crawler metadump all\r\nshutdown graceful\r\n"),
-    ("administration-2", b"slabs reassign 1 2\r\nlru mode flat\r\nlru tune 1 2 0.5 2.0\r\ncache_memlimit 100\r\nwatch fetchers mutations\r\nlru_crawler mgdump hash\r\nmisbehave\r\n"),
-    ("refused", b"set k x 0 5\r\nabcde\r\nset k 0 0 2\r\nabc\r\nget\r\nnonsense\r\n\r\nset k 0 0 -1\r\nset k 0 0 9999999\r\nxx\r\ndelete k 5\r\n"),
+    (
+        "many-keys",
+        b"get k0 k1 k2 k3 k4 k5 k6 k7 k8 k9 k10 k11 k12 k13 k14 k15 k16 k17 k18 k19\r\ngets  a   b \r\n\
+            get a\t\r\n",
+    ),
+    (
+        "administration",
+        b"stats\r\nstats items\r\nstats cachedump 1 9\r\nversion\r\nverbosity 1\r\n\
+            flush_all 5 noreply\r\nlru_crawler metadump all\r\nshutdown graceful\r\n",
+    ),
+    (
+        "administration-2",
+        b"slabs reassign 1 2\r\nlru mode flat\r\nlru tune 1 2 0.5 2.0\r\ncache_memlimit 100\r\n\
+            watch fetchers mutations\r\nlru_crawler mgdump hash\r\nmisbehave\r\n",
+    ),
+    (
+        "refused",
+        b"set k x 0 5\r\nabcde\r\nset k 0 0 2\r\nabc\r\nget\r\nnonsense\r\n\r\nset k 0 0 -1\r\n\
+            set k 0 0 9999999\r\nxx\r\ndelete k 5\r\n",
+    ),
     ("blanks", b"  get   a  \r\nset  a  0  0  1 \r\nb\r\nset a 0 0  1\r\nc\r\nget a\n\x0bget b\r\nget c\r\r\n"),
     ("http", b"version\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-    ("meta-get", b"mg k v f c t s k Oabc q\r\nmn\r\nmg k\r\nmg Zm9v b k v h l t N30 R10 T60 E5 u\r\nmg k v v\r\nmg k C5 v\r\nme k\r\nme Zm9v b\r\n"),
-    ("meta-set", b"ms k 5 T60 F1 c b\r\nhello\r\nms k 2 MA N0 q\r\nhi\r\nms k S2\r\nms Zm9v 1 b I C9 E8 k s O1\r\n1\r\nms k 99999 k\r\n"),
-    ("meta-delete", b"md k q\r\nmd k I T30 C5 x k O123\r\nmd Zm9v b\r\nma n N0 J10 D5 MD t c v\r\nma n MI D18446744073709551615 q\r\nma n Mx\r\n"),
-    ("meta-refused", b"mg\r\nmg k !\r\nms k x\r\nms k 18446744073709551613\r\nms k 3 MZ\r\nabc\r\nmg k Ttwo\r\nmz k\r\nmg == b\r\nmn extra\r\n"),
-    ("packets-in-text", b"version\r\n\x80\x0a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\nget a\r\n"),
+    (
+        "meta-get",
+        b"mg k v f c t s k Oabc q\r\nmn\r\nmg k\r\nmg Zm9v b k v h l t N30 R10 T60 E5 u\r\nmg k v v\r\n\
+            mg k C5 v\r\nme k\r\nme Zm9v b\r\n",
+    ),
+    (
+        "meta-set",
+        b"ms k 5 T60 F1 c b\r\nhello\r\nms k 2 MA N0 q\r\nhi\r\nms k S2\r\nms Zm9v 1 b I C9 E8 k s O1\r\n\
+            1\r\nms k 99999 k\r\n",
+    ),
+    (
+        "meta-delete",
+        b"md k q\r\nmd k I T30 C5 x k O123\r\nmd Zm9v b\r\nma n N0 J10 D5 MD t c v\r\n\
+            ma n MI D18446744073709551615 q\r\nma n Mx\r\n",
+    ),
+    (
+        "meta-refused",
+        b"mg\r\nmg k !\r\nms k x\r\nms k 18446744073709551613\r\nms k 3 MZ\r\nabc\r\nmg k Ttwo\r\n\
+            mz k\r\nmg == b\r\nmn extra\r\n",
+    ),
+    (
+        "packets-in-text",
+        b"version\r\n\
+            \x80\x0a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\n\
+            get a\r\n",
+    ),
 ];
 
 /// What clients say first who have to say who they are.
 const CREDENTIALS: [(&str, &[u8]); 4] = [
     ("let-in", b"set auth 0 0 9\r\nuser pass\r\nset k 0 0 1\r\na\r\nget k\r\nmg k v\r\n"),
-    ("not-let-in", b"get k\r\nset auth 0 0 4\r\nuser\r\nset auth 0 0 9\r\nuserxpassxx\r\nset auth 0 0 10\r\nother pass\r\nset auth 0 0 9\r\nuser pass\r\nversion\r\n"),
+    (
+        "not-let-in",
+        b"get k\r\nset auth 0 0 4\r\nuser\r\nset auth 0 0 9\r\nuserxpassxx\r\nset auth 0 0 10\r\n\
+            other pass\r\nset auth 0 0 9\r\nuser pass\r\nversion\r\n",
+    ),
     ("too-long", b"set auth 0 0 256\r\n"),
     ("no-size", b"set auth 0 0 x\nset a\n \nset auth 0 0 0\r\n\r\n\x80\x0a\r\n"),
 ];
