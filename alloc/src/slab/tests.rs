@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::layout::PAGE;
 
 #[test]
 fn the_budget_holds_and_given_blocks_come_again() {
