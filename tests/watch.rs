@@ -125,3 +125,31 @@ fn watching_can_be_refused() {
     let answers = client.exchange(b"mn\r\nwatch fetchers\r\n");
     assert_eq!(String::from_utf8_lossy(&answers), "MN\r\nERROR cannot pipeline other commands before watch\r\n");
 }
+
+#[test]
+fn watchers_are_told_of_each_item_that_is_evicted() {
+    let flags = ["--table-size", "1m", "--capacity", "16m", "-I", "256k"];
+    let server = Store::new(&flags).start();
+    let mut watcher = watcher(&server, "evictions");
+    let mut client = server.client();
+    let value = "v".repeat(3000);
+    let mut evicted = std::collections::BTreeSet::new();
+    // A slow watcher loses lines: so few are written at a time, and what they made is taken.
+    for number in 0..8000 {
+        client.set(&format!("key-{number:06}"), value.as_bytes());
+        if number % 250 == 249 {
+            let count = client.stat("evictions");
+            while evicted.len() < count as usize {
+                let line = told(&mut watcher);
+                let key = line.strip_prefix("eviction key=").unwrap_or_else(|| panic!("{line}"));
+                let (key, rest) = key.split_once(' ').expect("more follows");
+                assert!(rest.starts_with("fetch=no ttl=-1 la=") && rest.ends_with(" clsid=1 size=3000"), "{line}");
+                assert!(evicted.insert(key.to_owned()), "{key} is told twice");
+            }
+        }
+    }
+    assert!(evicted.len() > 1000, "{}", evicted.len());
+    for key in &evicted {
+        assert_eq!(client.get(key), None, "{key}");
+    }
+}

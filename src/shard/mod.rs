@@ -216,13 +216,15 @@ pub struct Shard<I: Io> {
     counted_before: Cell<StoreCounters>,
     facts: Facts,
     crawler: admin::Crawler,
-    watchers: Watchers,
+    watchers: Rc<Watchers>,
 }
 
 impl<I: Io> Shard<I> {
     /// A shard that serves `store`.
     #[must_use]
     pub fn new(store: Store<I>, connections: Rc<ConnectionCounters>, facts: Facts) -> Self {
+        let watchers: Rc<Watchers> = Rc::default();
+        store.tell_of_evictions(Rc::<Watchers>::clone(&watchers));
         Self {
             store,
             counters: RefCell::default(),
@@ -230,7 +232,7 @@ impl<I: Io> Shard<I> {
             prefixes: RefCell::new(PrefixStats::new(facts.prefix_delimiter, facts.detail_enabled)),
             counted_before: Cell::default(),
             crawler: admin::Crawler::default(),
-            watchers: Watchers::default(),
+            watchers,
             facts,
         }
     }

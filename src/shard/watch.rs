@@ -12,6 +12,7 @@ use crate::clock::Seconds;
 use crate::limits::{WATCHER_COUNT_MAX, WATCHER_SIZE_MAX};
 use crate::protocol::text::dump::append_uri;
 use crate::protocol::{AdminAnswer, StoreVerb, Topics};
+use crate::store::{EvictionListener, Walked};
 
 /// One that watches.
 struct Watcher {
@@ -124,6 +125,17 @@ impl Watchers {
         }
     }
 
+    /// The line for an item that is evicted.
+    fn tell_of_evicted(&self, record: &Walked<'_>) {
+        let Walked { key, ref header, value_size, written, was_fetched, .. } = *record;
+        let now = crate::clock::wall_seconds();
+        let fetched = if was_fetched { "yes" } else { "no" };
+        let ttl = if header.expiry == 0 { -1 } else { i64::from(header.expiry) - i64::from(now) };
+        let age = now.saturating_sub(written);
+        let rest = format_args!(" fetch={fetched} ttl={ttl} la={age} clsid=1 size={value_size}");
+        self.tell(Topics::EVICTIONS, "eviction", key, rest);
+    }
+
     /// A connection has come, or goes for `reason`. `peer` is its address: transport, host and port.
     pub fn connected(&self, peer: (&str, &str, &str), descriptor: i32, reason: Option<&str>) {
         if self.topics.get().meets(Topics::CONNEVENTS) {
@@ -151,6 +163,16 @@ impl Watchers {
             watcher.append(&line);
             self.has_lines.set(true);
         }
+    }
+}
+
+impl EvictionListener for Watchers {
+    fn is_listening(&self) -> bool {
+        self.topics.get().meets(Topics::EVICTIONS)
+    }
+
+    fn evicted(&self, record: &Walked<'_>) {
+        self.tell_of_evicted(record);
     }
 }
 

@@ -313,6 +313,7 @@ impl<I: Io> Shared<I> {
         // What superseded the records of this table must be on disk before it goes: what is in memory now, and what
         // was written since the last sync.
         self.write_everything().await;
+        self.tell_of_evicted(&file, table).await;
         let mut evicted = Evicted::default();
         let mut visit = |summary: Summary| {
             let entry = summary.entry(table.slot);

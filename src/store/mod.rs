@@ -64,7 +64,7 @@ use dma_alloc::Buffer;
 pub use ahead::AHEAD_COUNT;
 pub use budget::MemoryPlan;
 pub use obstacle::{DiskRead, Held, Obstacle, Sought};
-pub use walk::{Walked, Walker};
+pub use walk::{EvictionListener, Walked, Walker};
 pub use write::Condition;
 
 use crate::clock::{ClockChange, Seconds};
@@ -185,6 +185,7 @@ struct Shared<I: Io> {
     salt: crate::digest::Salt,
     state: RefCell<State<I::File>>,
     write_times: Rc<RefCell<times::WriteTimes>>,
+    evictions: RefCell<Option<Rc<dyn EvictionListener>>>,
     /// The memory budget; the plan's until it is changed.
     memory_total: Cell<usize>,
     directory: Cell<Option<DataDirectory<I>>>,

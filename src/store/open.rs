@@ -84,6 +84,7 @@ impl<I: Io> Store<I> {
         let shared = Shared {
             write_times,
             memory_total: Cell::new(plan.total),
+            evictions: RefCell::default(),
             io,
             identity,
             shard_directory,

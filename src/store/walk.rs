@@ -109,6 +109,23 @@ impl<I: Io> Store<I> {
     }
 }
 
+/// Who is told of the records that are evicted: see [`Store::tell_of_evictions`].
+pub trait EvictionListener {
+    /// Whether it listens. While it does not, tables are evicted unread.
+    fn is_listening(&self) -> bool;
+
+    /// A record is evicted. The listener must not use the store.
+    fn evicted(&self, record: &Walked<'_>);
+}
+
+impl<I: Io> Store<I> {
+    /// Has `listener` told of each record that is evicted from now on. Keys are on disk only, so a table that is evicted
+    /// is read for it. A record that is replaced in that moment may be told of, too.
+    pub fn tell_of_evictions(&self, listener: Rc<dyn EvictionListener>) {
+        *self.shared.evictions.borrow_mut() = Some(listener);
+    }
+}
+
 impl<I: Io> Walker<I> {
     /// Goes on for a step: calls `visit` with some records, maybe with none. Says whether there is more. `visit` must
     /// not use the store.
@@ -212,6 +229,24 @@ impl<I: Io> Walker<I> {
 }
 
 impl<I: Io> Shared<I> {
+    /// Tells whoever listens of the records of a table that is about to be evicted; everything of it is on disk.
+    pub(super) async fn tell_of_evicted(&self, file: &Rc<I::File>, table: TableUse) {
+        let listener = self.evictions.borrow().clone().filter(|listener| listener.is_listening());
+        let Some(listener) = listener else { return };
+        let mut part = self.live_of_sealed(Rc::clone(file), table, 0).await;
+        let mut window = Window::default();
+        while part.next < part.live.len() {
+            let mut visit = |record: &Walked<'_>| listener.evicted(record);
+            if let Some((range, end)) = self.visit_live(&mut part, &window, WALK_RECORD_COUNT, &mut visit) {
+                let size = usize::try_from(range.end - range.start).unwrap_or(STREAM_SIZE);
+                let buffer = window.buffer.take().unwrap_or_else(|| Buffer::zeroed(STREAM_SIZE));
+                let Ok((buffer, count)) = file.read_at(range.start, size, buffer).await else { return };
+                window = Window { buffer: Some(buffer), range: range.start..range.start + count as u64, end };
+            }
+            self.io.yield_now().await;
+        }
+    }
+
     fn next_table(&self, sequence: u64) -> Next<I::File> {
         let state = self.state.borrow();
         let is_left = |table: &Table<I::File>| match table.state {
