@@ -19,6 +19,7 @@ mod eviction;
 mod flags;
 mod listeners;
 mod memlock;
+mod meta;
 mod model;
 mod persistence;
 mod pipelines;
