@@ -318,8 +318,8 @@ impl<I: Io> Shard<I> {
                 let bits = header.bits | TOKEN_SENT;
                 (Update::Replace(Meta { bits, own_cas: Some(unique), ..meta_of(&record) }), false)
             }
-            // Removed or replaced by who came later: there is nothing to note it in.
-            _ => (Update::Keep, false),
+            // Removed or replaced by who came later: there is nothing to note it in, but who waited for the same read.
+            _ => (Update::Keep, self.lost_token.replace(Some(held.read.place())) == Some(held.read.place())),
         };
         let token_sent = match self.store.try_update(key, Some(held), take) {
             // It cannot be noted, and nobody is told what all would be told.

@@ -30,6 +30,7 @@ use crate::limits::{
     REQUESTS_PER_TURN_DEFAULT, UNIX_PERMISSIONS_DEFAULT,
 };
 use crate::protocol::{DumpStyle, Keys, Topics};
+use crate::record::Place;
 use crate::stats::{CommandCounters, ConnectionCounters, PrefixStats, StoreCounters};
 use crate::store::{Obstacle, Store};
 
@@ -217,6 +218,8 @@ pub struct Shard<I: Io> {
     facts: Facts,
     crawler: admin::Crawler,
     watchers: Rc<Watchers>,
+    /// The last stale record whose token was won when the record was gone already.
+    lost_token: Cell<Option<Place>>,
 }
 
 impl<I: Io> Shard<I> {
@@ -233,6 +236,7 @@ impl<I: Io> Shard<I> {
             counted_before: Cell::default(),
             crawler: admin::Crawler::default(),
             watchers,
+            lost_token: Cell::default(),
             facts,
         }
     }

@@ -319,13 +319,14 @@ fn lines_have_at_most_2048_bytes() {
 }
 
 #[test]
-fn only_get_and_gets_may_be_longer_behind_100_blanks() {
+fn only_gets_of_many_keys_may_be_longer_behind_100_blanks() {
     for (command, is_allowed) in [
         ("get ".to_owned(), true),
         ("gets ".to_owned(), true),
         (" ".repeat(100) + "get ", true),
         (" ".repeat(101) + "get ", false),
-        ("gat 0 ".to_owned(), false),
+        ("gat 0 ".to_owned(), true),
+        ("mg ".to_owned(), false),
         ("get\t".to_owned(), false),
     ] {
         let line = command + &"k ".repeat(2000);

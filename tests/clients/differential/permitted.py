@@ -99,7 +99,7 @@ RULES = (
         "line too long",
         "whether a line is too long depends on its bytes alone; memcached takes one that arrives whole",
         TEXT,
-        rb"(?!gets? )[^\n]{2049,}\n.*",
+        rb"(?!g(?:et|at)s? )[^\n]{2049,}\n.*",
         rb".*",
         CLOSES,
     ),
@@ -138,6 +138,14 @@ RULES = (
         rb"[^\n]* t-1[ \r].*",
     ),
     Rule(
+        "time that is left until beyond 2038",
+        "it is told as a number of 32 bits and a sign by memcached, which wraps",
+        META,
+        rb"me .*",
+        rb"ME .* exp=\d{10} .*",
+        rb"ME .* exp=-\d{10} .*",
+    ),
+    Rule(
         "refused before the value has come",
         "the answer to a command that is refused is sent at once; memcached sends it when the value has come that it drops",
         META,
@@ -168,7 +176,7 @@ RULES = (
         "it is dropped; memcached drops as many bytes once more, and then closes on what it takes for the next request",
         BINARY,
         rb"\x80" + UNKNOWN_OPCODE + rb".*",
-        rb"(?:" + UNKNOWN + rb")?(?:" + CLOSES + rb")?",
+        rb"(?:" + UNKNOWN + rb")?(?:.*" + CLOSES + rb")?",
         UNKNOWN + rb".*",
     ),
     Rule(
