@@ -146,6 +146,14 @@ RULES = (
         rb"ME .* exp=-\d{10} .*",
     ),
     Rule(
+        "time of more than 32 bits",
+        "it is far in the future; memcached keeps its low 32 bits, with a sign",
+        META,
+        rb"m[gsad] [^\n]* [TNR]-?(?:[2-9]\d{9}|\d{11,})[ \r].*",
+        rb".*",
+        rb".*",
+    ),
+    Rule(
         "refused before the value has come",
         "the answer to a command that is refused is sent at once; memcached sends it when the value has come that it drops",
         META,
