@@ -41,7 +41,7 @@ def anonymous_bytes(pid):
 def look(server, client):
     """Once the last full table is sealed, which takes the disk a moment: its summaries are in memory until then."""
     looks = []
-    for _ in range(4):
+    for _ in range(8):
         time.sleep(0.7)
         looks.append(look_once(server, client))
     return min(looks, key=lambda look: look[0])

@@ -90,7 +90,8 @@ class BinaryCommands:
         return Command(packet(opcode, opaque, extras), fenced=opcode == VERBOSITY, alone=opcode == VERBOSITY)
 
     def time(self, exptime):
-        return (exptime & 0xFFFF_FFFF).to_bytes(4, "big")
+        # Without a sign these are beyond 2038, which memcached's `me` tells in 32 bits: it is asked for no such times.
+        return (max(exptime, 0)).to_bytes(4, "big")
 
     def value_extras(self):
         return self.words.flags().to_bytes(4, "big") + self.time(self.words.exptime())

@@ -138,14 +138,6 @@ RULES = (
         rb"[^\n]* t-1[ \r].*",
     ),
     Rule(
-        "time that is left until beyond 2038",
-        "it is told as a number of 32 bits and a sign by memcached, which wraps",
-        META,
-        rb"me .*",
-        rb"ME .* exp=\d{10} .*",
-        rb"ME .* exp=-\d{10} .*",
-    ),
-    Rule(
         "time of more than 32 bits",
         "it is far in the future; memcached keeps its low 32 bits, with a sign",
         META,
