@@ -213,7 +213,7 @@ impl<I: Io> Shard<I> {
         }
         match (fetched, stored) {
             (Fetched::Created, Some(Stored::Stored(version))) => {
-                let cas = change.own_cas.unwrap_or_else(|| self.store.cas_unique(version));
+                let cas = self.cas_of_version(version, change.own_cas);
                 self.encode_created(key, asked, &change, cas, out);
                 self.note_fetched(&self.store.digest(key), asked.no_bump);
                 self.count_meta(asked, true);
@@ -343,26 +343,33 @@ impl<I: Io> Shard<I> {
         if asked.touches() { self.count_touch(is_hit) } else { self.count_get(is_hit) }
     }
 
-    /// Appends what stands before the value of a record that was read for an `mg`; says whether the value follows.
-    pub(super) fn encode_meta_header(&self, key: &[u8], asked: &Asked, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
-        let mut item = self.meta_item(key, &record.header, record.value.len(), record.was_fetched);
-        if let Some(expiry) = asked.expiry.filter(|_| asked.reply.ttl_after_touch) {
-            item.ttl = self.ttl(expiry);
-        }
-        let with_value = asked.reply.wants_value && asked.known_cas != Some(item.cas);
-        encode_item(out, &asked.reply, &item, standing(&record.header, false), with_value);
-        with_value
-    }
-
-    fn encode_meta(&self, key: &[u8], asked: &Asked, record: &Record<'_>, standing: Standing, out: &mut Vec<u8>) {
-        self.watchers.fetched(key, Some(record.value.len()));
+    /// Appends what stands before the value of a record that was fetched by an `mg`; says whether the value follows.
+    fn encode_fetched(
+        &self,
+        key: &[u8],
+        asked: &Asked,
+        record: &Record<'_>,
+        standing: Standing,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let mut item = self.meta_item(key, &record.header, record.value.len(), record.was_fetched);
         if let Some(expiry) = asked.expiry.filter(|_| asked.reply.ttl_after_touch) {
             item.ttl = self.ttl(expiry);
         }
         let with_value = asked.reply.wants_value && asked.known_cas != Some(item.cas);
         encode_item(out, &asked.reply, &item, standing, with_value);
-        if with_value {
+        with_value
+    }
+
+    /// The same for a record whose value is sent from where it lies. Nobody is told to fetch it anew.
+    pub(super) fn encode_meta_header(&self, key: &[u8], asked: &Asked, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+        self.encode_fetched(key, asked, record, standing(&record.header, false), out)
+    }
+
+    /// Appends the whole answer with a record, and tells watchers.
+    fn encode_meta(&self, key: &[u8], asked: &Asked, record: &Record<'_>, standing: Standing, out: &mut Vec<u8>) {
+        self.watchers.fetched(key, Some(record.value.len()));
+        if self.encode_fetched(key, asked, record, standing, out) {
             out.extend_from_slice(record.value);
             out.extend_from_slice(b"\r\n");
         }
@@ -376,7 +383,7 @@ impl<I: Io> Shard<I> {
             is_key_binary: asked.is_key_binary,
             value_size: 0,
             client_flags: 0,
-            cas: if self.facts.cas_enabled { cas } else { 0 },
+            cas,
             ttl: self.ttl(told),
             age: 0,
             was_fetched: false,

@@ -118,7 +118,8 @@ impl<I: Io> Shard<I> {
         if self.facts.cas_enabled { self.store.cas_of(header) } else { 0 }
     }
 
-    fn cas_of_version(&self, version: u64, own_cas: Option<u64>) -> u64 {
+    /// The CAS unique of a record that was just written, as clients see it.
+    pub(super) fn cas_of_version(&self, version: u64, own_cas: Option<u64>) -> u64 {
         if self.facts.cas_enabled { own_cas.unwrap_or_else(|| self.store.cas_unique(version)) } else { 0 }
     }
 
