@@ -52,9 +52,21 @@ impl Ahead {
     }
 }
 
+/// See [`leave_touching_to_owners`].
+static IS_LEFT_TO_OWNERS: AtomicBool = AtomicBool::new(false);
+
+/// From now on no thread makes memory resident ahead: its owners' touches do. How far the thread has come decides how much memory
+/// an owner has taken at a moment; without it, a simulation takes the same course each time.
+pub fn leave_touching_to_owners() {
+    IS_LEFT_TO_OWNERS.store(true, Ordering::Relaxed);
+}
+
 /// The line to the thread, which is started by the first call. None where there is no thread to be had, and under Miri,
 /// which knows no madvise and wants all threads to end.
 fn line() -> Option<&'static Sender<Wanted>> {
+    if IS_LEFT_TO_OWNERS.load(Ordering::Relaxed) {
+        return None;
+    }
     static LINE: OnceLock<Option<Sender<Wanted>>> = OnceLock::new();
     let line = LINE.get_or_init(|| {
         if cfg!(miri) {

@@ -212,6 +212,25 @@ impl Arena {
         Arc::clone(&self.mapping)
     }
 
+    /// Gives the pages of `size` bytes from `offset` on back to the system: they are zeroed at the next touch. Nothing
+    /// happens where the kernel does not want to: the pages stay resident then, with what is in them.
+    ///
+    /// # Panics
+    /// When that is no part of the arena, or not made of whole pages.
+    pub(crate) fn discard(&mut self, offset: usize, size: usize) {
+        assert!(offset <= self.size && size <= self.size - offset, "a part of the arena");
+        assert!(PAGE.is_aligned(offset as u64) && PAGE.is_aligned(size as u64), "whole pages");
+        if cfg!(miri) {
+            return;
+        }
+        // SAFETY: 1. `offset` is at most the size of the mapping, so the result is inside it or at its end.
+        let start = unsafe { self.mapping.start.add(offset) };
+        // SAFETY: 1. The range lies in our own anonymous private mapping, where the pages come back zeroed, hence
+        //         initialised. 2. `&mut self`: nobody has a slice of the region, and those in this crate who hand out parts
+        //         on their own account see to it that nobody has one of this part.
+        let _ = unsafe { libc::madvise(start.as_ptr().cast(), size, libc::MADV_DONTNEED) };
+    }
+
     /// Makes the pages of `size` bytes from `offset` on resident and writable. Their contents stay.
     pub(crate) fn prefault(&mut self, offset: usize, size: usize) -> Result<(), ArenaError> {
         let end = offset + size;

@@ -8,6 +8,7 @@
 //! - [`lease`]: a buffer of a pool in somebody's hands.
 //! - [`slab`]: fixed-size blocks in arenas, with an intrusive free list and a budget, resident ahead of need.
 //! - [`rows`]: a growing array of equal rows that never move.
+//! - [`cells`]: memory in cells of many sizes, cut out of equal pages that can be given back: for a cache.
 //! - [`table`]: typed entries with checked names, for what is pending.
 //! - [`counting`]: an allocator that counts, for tests that prove that nothing allocates.
 //!
@@ -66,6 +67,7 @@ mod ahead;
 pub mod arena;
 pub mod budget;
 pub mod buffer;
+pub mod cells;
 pub mod counting;
 pub mod layout;
 pub mod lease;
@@ -74,9 +76,11 @@ pub mod rows;
 pub mod slab;
 pub mod table;
 
+pub use ahead::leave_touching_to_owners;
 pub use arena::{Arena, ArenaError, ArenaOptions, Binding, Got, PageKind};
 pub use budget::Budget;
 pub use buffer::Buffer;
+pub use cells::{CellId, Cells, PinnedCell};
 pub use layout::{Alignment, DirectAlignment, PAGE, Source};
 pub use lease::{Lease, SharedLease};
 pub use pool::{Pool, PoolClass, PoolOptions};
