@@ -60,7 +60,7 @@ pub enum OpenError {
     },
     /// `--table-size` is not the store's.
     #[error("the store in {} has a table size of {found} bytes, --table-size asks for {wanted}: leave \
-        --table-size out, or give an empty directory", path.display())]
+        --table-size out, or move the records to a new directory with `dmacached dump` and `dmacached load`", path.display())]
     TableSize {
         /// The directory.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum OpenError {
     },
     /// The store was made with another number of shards.
     #[error("the store in {} has {found} shards, this dmacached opens {wanted}: start it with the number that it \
-        was made with", path.display())]
+        was made with, or move the records to a new directory with that version's `dump` and this one's `load`", path.display())]
     Shards {
         /// The directory.
         path: PathBuf,

@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod digest;
@@ -10,6 +11,7 @@ pub mod index;
 pub mod io;
 pub mod limits;
 pub mod memtable;
+pub mod mutants;
 pub mod protocol;
 pub mod reclaim;
 pub mod record;

@@ -7,7 +7,8 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::clock::Seconds;
-use crate::limits::{KEY_SIZE_MAX, RECORD_GRANULE};
+use crate::limits::{KEY_SIZE_MAX, NUMBER_MAX, RECORD_GRANULE};
+use crate::mutants::{Mutant, has};
 
 /// What a record says about its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,9 @@ impl Place {
     pub fn seed(self) -> u32 {
         let mut bytes = [0u8; 16];
         bytes[..4].copy_from_slice(&self.slot.to_le_bytes());
-        bytes[4..12].copy_from_slice(&self.sequence.to_le_bytes());
+        if !has(Mutant::SeedWithoutSequence) {
+            bytes[4..12].copy_from_slice(&self.sequence.to_le_bytes());
+        }
         bytes[12..].copy_from_slice(&self.offset.to_le_bytes());
         crc32c::crc32c(&bytes)
     }
@@ -146,12 +149,15 @@ pub enum Damage {
     /// The sizes in the header do not fit into what was read.
     #[error("the record's sizes do not fit where it lies")]
     Sizes,
-    /// Unknown kind or nonzero reserved bytes.
+    /// No record, one of an unknown kind, or of another than was looked for.
     #[error("the record's kind is unknown")]
     Kind,
     /// The checksum is of other bytes or another place.
     #[error("the record's checksum does not match")]
     Checksum,
+    /// The checksum matches, and no record has such a version.
+    #[error("the record's version cannot be")]
+    Version,
 }
 
 /// Bytes that a record of these sizes, without a CAS unique of its own, takes in its table, without what aligns the next one.
@@ -242,8 +248,11 @@ pub fn rewrite_expiry(bytes: &mut [u8], place: Place, expiry: Seconds) -> Result
 pub fn decode(bytes: &[u8], place: Place) -> Result<Record<'_>, Damage> {
     let record = decode_trusted(bytes)?;
     let checksum = crc32c::crc32c_append(place.seed(), &bytes[CHECKSUM_SIZE..record.size()]);
-    if checksum.to_le_bytes() != bytes[..CHECKSUM_SIZE] {
+    if checksum.to_le_bytes() != bytes[..CHECKSUM_SIZE] && !has(Mutant::ChecksumUnchecked) {
         return Err(Damage::Checksum);
+    }
+    if record.header.version > NUMBER_MAX {
+        return Err(Damage::Version);
     }
     Ok(record)
 }
@@ -300,6 +309,49 @@ pub fn decode_front(bytes: &[u8]) -> Result<Front<'_>, Damage> {
     Ok(Front { header, key, value_size })
 }
 
+/// The checksum of a record that comes in pieces, from its first byte on.
+#[derive(Clone, Copy, Debug)]
+pub struct PartialChecksum {
+    crc: u32,
+    expected: [u8; CHECKSUM_SIZE],
+    size: usize,
+    done: usize,
+}
+
+impl PartialChecksum {
+    /// Of a record of `size` bytes.
+    #[must_use]
+    pub fn new(place: Place, size: usize) -> Self {
+        Self { crc: place.seed(), expected: [0; CHECKSUM_SIZE], size, done: 0 }
+    }
+
+    /// Takes the bytes that are next, and returns how many of them are the record's.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(self.size - self.done)];
+        let mut rest = bytes;
+        if self.done < CHECKSUM_SIZE {
+            let stored = rest.len().min(CHECKSUM_SIZE - self.done);
+            self.expected[self.done..self.done + stored].copy_from_slice(&rest[..stored]);
+            rest = &rest[stored..];
+        }
+        self.crc = crc32c::crc32c_append(self.crc, rest);
+        self.done += bytes.len();
+        bytes.len()
+    }
+
+    /// Whether all of the record was there.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.done == self.size
+    }
+
+    /// Whether the record is what was written.
+    #[must_use]
+    pub fn matches(&self) -> bool {
+        self.is_whole() && self.crc.to_le_bytes() == self.expected
+    }
+}
+
 impl Record<'_> {
     /// Bytes that the record takes, without what aligns the next one.
     #[must_use]
@@ -349,6 +401,12 @@ impl SizeClass {
         }
         let exponent = (class - 8) / 8;
         (((class - 8) % 8 + 8) << exponent) * RECORD_GRANULE
+    }
+
+    /// The smallest number of bytes in the class, rounded up to the granule.
+    #[must_use]
+    pub const fn size_min(self) -> usize {
+        if self.0 == 0 { 0 } else { Self(self.0 - 1).size() + RECORD_GRANULE }
     }
 }
 
@@ -413,6 +471,7 @@ mod tests {
             let class = SizeClass::of(size);
             prop_assert!(class.size() >= size);
             let rounded = granules_up(size);
+            prop_assert!(class.size_min() <= rounded);
             prop_assert!(class.size() <= rounded + rounded / 8, "{size} -> {}", class.size());
             prop_assert_eq!(SizeClass::of(class.size()), class);
         }

@@ -11,7 +11,7 @@ use dmacached::io::ring::{Ring, RingIo};
 use dmacached::server::{Address, Endpoint, Listeners, Server, ServerOptions};
 use dmacached::shard::{Binding, Facts, Shard};
 use dmacached::stats::ConnectionCounters;
-use dmacached::store::{MemoryPlan, Store, StoreOptions};
+use dmacached::store::{Durability, MemoryPlan, Store, StoreOptions};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::path::Path;
 use std::rc::Rc;
@@ -76,6 +76,7 @@ async fn serve(directory: &Path, started: &Sender<(u16, Bell)>, is_stopping: &At
         evict: true,
         // So that what is set stays in memory as long as the server runs, and nobody else allocates.
         flush_interval: Duration::from_secs(3600),
+        durability: Durability::Memory,
     };
     let dma = DmaIo::new(directory).await.expect("a directory that can be written");
     let endpoint = Endpoint { address: Address::Tcp(([127, 0, 0, 1], 0).into()), binding: Binding::Auto };
@@ -195,8 +196,14 @@ fn count_with(value_size: usize) {
         for (connection_count, batch_size) in [(1, 1), (1, 16), (4, 1), (4, 16)] {
             let before = client.stat("get_extstore");
             let (count, get_count) = allocations_of(port, connection_count, batch_size, value_size);
-            let from_disk = if place == "disk" { get_count as u64 } else { 0 };
-            assert_eq!(client.stat("get_extstore") - before, from_disk, "the gets are answered from {place}");
+            let from_disk = client.stat("get_extstore") - before;
+            if place == "cache" {
+                // All but the first two of each, and what was on its way meanwhile.
+                assert!(from_disk < get_count as u64 / 10, "{from_disk} of {get_count} gets are answered from disk");
+            } else {
+                let expected = if place == "disk" { get_count as u64 } else { 0 };
+                assert_eq!(from_disk, expected, "the gets are answered from {place}");
+            }
             if count > 0 {
                 complaints.push(format!(
                     "{count} allocations for {} gets of {value_size} bytes from {place}, {batch_size} at a time, \
@@ -211,7 +218,12 @@ fn count_with(value_size: usize) {
     server.stop();
     let server = Inside::start(scratch.path());
     let mut client = Client::connect(server.port);
+    assert_eq!(client.ask("extstore recache_rate 0"), "OK");
+    // A start looks through the index once, in steps between which it sleeps.
+    assert_eq!(client.ask("lru_crawler disable"), "OK");
     check(server.port, &mut client, "disk");
+    assert_eq!(client.ask("extstore recache_rate 1"), "OK");
+    check(server.port, &mut client, "cache");
     drop(client);
     server.stop();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));

@@ -122,6 +122,66 @@ fn expired_items_make_room_before_living_ones_go() {
     assert_eq!(count_present(&mut client, 0..3000), 3000);
 }
 
+#[test]
+fn the_crawler_drops_what_has_expired_when_it_is_told_to() {
+    let server = Store::new(&[]).start();
+    let mut client = server.client();
+    for number in 0..500 {
+        client.set_with(&key(number), b"x", 0, 1);
+    }
+    client.set("lasting", b"x");
+    assert_eq!(client.ask("lru_crawler disable"), "OK");
+    assert_eq!(client.stats_of("stats settings")["lru_crawler"], "no");
+    assert_eq!(client.ask("lru_crawler crawl all"), "CLIENT_ERROR lru crawler disabled");
+    assert_eq!(client.ask("lru_crawler enable"), "OK");
+    assert_eq!(client.ask("lru_crawler sleep 25"), "OK");
+    let settings = client.stats_of("stats settings");
+    assert_eq!((&*settings["lru_crawler"], &*settings["lru_crawler_sleep"]), ("yes", "25"));
+    eventually("what has expired is gone", || {
+        assert_eq!(client.ask("lru_crawler crawl 1"), "OK");
+        (client.stat("curr_items") == 1).then_some(())
+    });
+    assert_eq!((client.stat("crawler_reclaimed"), client.stat("get_expired")), (500, 0));
+    assert!(client.stat("lru_crawler_starts") > 0 && client.stat("crawler_items_checked") >= 501);
+    assert!(client.get("lasting").is_some());
+}
+
+#[test]
+fn statistics_tell_what_is_moved() {
+    let store = Store::new(&SMALL_AND_KEPT);
+    let server = store.start();
+    let mut client = server.client();
+    set_all(&mut client, 0..3000);
+    assert_eq!((client.stat("reclaim_records"), client.stat("tables_reserved")), (0, 2));
+    for _ in 0..5 {
+        // Every second record of a table stays, and has to be moved.
+        for number in (0..3000).step_by(2) {
+            client.set(&key(number), &value_of(&key(number), VALUE_SIZE));
+        }
+        // What is in memory still would be overwritten there, and written once.
+        client.wait_until_flushed();
+    }
+    let stats = client.stats();
+    let number = |name: &str| stats[name].parse::<u64>().expect("a number");
+    assert!(number("reclaim_records") > 100 && number("reclaim_bytes") > number("reclaim_records") * VALUE_SIZE as u64);
+    assert!(number("reclaim_reads") > 0 && number("reclaim_read_bytes") >= number("reclaim_bytes"));
+    assert!(number("reclaim_tables") > 5 && number("reclaim_tables") >= number("reclaim_tables_unread"));
+    assert_eq!(number("extstore_page_reclaims"), number("reclaim_tables"), "none was evicted");
+    assert_eq!(number("extstore_compact_rescues"), number("reclaim_records"));
+    assert_eq!((number("extstore_compact_lost"), number("reclaim_bad_records"), number("evictions")), (0, 0, 0));
+    assert!(number("reclaim_rate") > 0 && number("tables_free") >= number("tables_reserved"));
+    let written = (number("disk_write_bytes") + number("checkpoint_bytes")) as f64;
+    // Keys and values of 10,500 records.
+    let amplification = written / (10_500 * (VALUE_SIZE + key(0).len())) as f64;
+    assert_eq!(stats["write_amplification"], format!("{amplification:.2}"));
+    assert!(amplification > 1.0, "{amplification}");
+    let parts =
+        ["index_bytes", "write_buffer_bytes", "read_buffer_bytes", "reclaim_buffer_bytes", "cache_memory_bytes"];
+    assert_eq!(parts.map(number).iter().sum::<u64>(), number("memory_bytes"));
+    assert!(number("memory_bytes") <= number("limit_maxbytes"));
+    assert_eq!(count_present(&mut client, 0..3000), 3000);
+}
+
 /// Sets keys until the server says that it is full; gives how many it took.
 fn fill(server: &Server) -> usize {
     let mut client = server.client();

@@ -84,6 +84,7 @@ fn fill(client: &mut Client) {
 
 /// Reads everything from disk, one by one and with all reads in flight together.
 fn read_from_disk(client: &mut Client) {
+    assert_eq!(client.ask("extstore recache_rate 0"), "OK");
     for number in 0..COUNT {
         assert!(client.has_intact(&key(number), size(number)), "{} on disk", key(number));
     }

@@ -112,7 +112,7 @@ fn connections_with_huge_and_interrupted_values_do_not_disturb_each_other() {
 
 #[test]
 fn records_that_are_asked_for_at_once_share_reads_and_are_all_answered() {
-    let store = Store::new(&[]);
+    let store = Store::new(&["-o", "ext_recache_rate=0"]);
     let server = store.start();
     server.client().set("same", &value_of("same", 3000));
     server.terminate();

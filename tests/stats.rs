@@ -17,9 +17,14 @@ const GENERAL: &str = "pid uptime time version pointer_size rusage_user rusage_s
     extstore_bytes_evicted extstore_bytes_written extstore_bytes_read extstore_bytes_used extstore_bytes_fragmented \
     extstore_limit_maxbytes extstore_io_queue bytes curr_items total_items evictions reclaimed crawler_reclaimed \
     crawler_items_checked lrutail_reflocked moves_to_cold moves_to_warm moves_within_lru direct_reclaims lru_bumps_dropped \
-    disk_reads disk_read_bytes disk_writes disk_write_bytes disk_read_errors disk_write_errors index_entries index_bytes \
-    memtable_bytes write_buffer_bytes cache_items cache_bytes reclaim_records reclaim_bytes write_amplification recovery_ms \
-    recovery_records shards";
+    disk_reads disk_read_bytes disk_writes disk_write_bytes disk_read_errors disk_write_errors commits \
+    commit_records commit_failures deletions_not_noted index_entries index_bytes \
+    memtable_bytes write_buffer_bytes read_buffer_bytes reclaim_buffer_bytes memory_bytes cache_items cache_bytes \
+    cache_memory_bytes cache_hits cache_misses cache_inserts cache_evictions \
+    scrub_passes scrub_tables scrub_bytes scrub_bad_records scrub_bad_dead_records scrub_bad_pages \
+    scrub_read_errors reclaim_records reclaim_bytes reclaim_reads reclaim_read_bytes reclaim_overtaken reclaim_bad_records \
+    reclaim_tables reclaim_tables_unread reclaim_rate reclaim_read_goal_us tables_free tables_reserved cache_hit_ratio \
+    write_amplification checkpoint_pieces checkpoint_bytes recovery_ms recovery_records shards";
 
 /// What memcached says in `stats` and this server does not, as it has no such thing: libevent; pools of answers and read
 /// buffers; descriptors kept back; a hash table that grows; slab pages; threads that crawl and maintain LRU lists; logs for
@@ -98,7 +103,7 @@ fn the_general_statistics_have_their_names_in_their_order() {
                     "{value}"
                 );
             }
-            "write_amplification" => assert!(value.parse::<f64>().is_ok(), "{value}"),
+            "cache_hit_ratio" | "write_amplification" => assert!(value.parse::<f64>().is_ok(), "{value}"),
             _ => assert!(value.parse::<u64>().is_ok(), "{name} {value}"),
         }
     }
@@ -135,12 +140,12 @@ fn memcached_has_the_same_general_statistics_in_the_same_order() {
 #[test]
 fn memcached_has_the_same_settings_in_the_same_order() {
     let only_there = "oldest growth_factor chunk_size num_threads_per_udp hashpower_init slab_automove_ratio \
-        slab_automove_window slab_chunk_max lru_crawler_sleep lru_crawler_tocrawl tail_repair_time hot_lru_pct warm_lru_pct \
+        slab_automove_window slab_chunk_max lru_crawler_tocrawl tail_repair_time hot_lru_pct warm_lru_pct \
         hot_max_factor warm_max_factor temp_lru temporary_ttl watcher_logbuf_size worker_logbuf_size read_buf_mem_limit \
-        inline_ascii_response ext_item_age ext_low_ttl ext_recache_rate ext_compact_under ext_drop_under ext_max_sleep \
+        inline_ascii_response ext_item_age ext_low_ttl ext_compact_under ext_drop_under ext_max_sleep \
         ext_max_frag slab_automove_freeratio ssl_chain_cert ssl_key ssl_verify_mode ssl_keyformat ssl_ciphers ssl_ca_cert \
         ssl_wbuf_size ssl_session_cache ssl_kernel_tls ssl_min_version num_napi_ids memory_file";
-    compare_with_memcached("stats settings", only_there, "");
+    compare_with_memcached("stats settings", only_there, "scrub_interval durability flush_interval_ms sync_method");
 }
 
 /// Settings that flags change: their value without a flag, and with all of [`FLAGS`].
@@ -317,8 +322,9 @@ fn tables_are_the_pages_of_extstore() {
     let server = with_records_on_disk(&Store::new(&[]), 6000);
     let mut client = server.client();
     let (pages, general) = (listed(&mut client, "stats extstore"), numbers(&mut client, "stats"));
-    let expected = (0..pages.len() / 4)
-        .flat_map(|slot| ["version", "bytes", "bucket", "free_bucket"].map(|name| format!("{slot}:{name}")));
+    let expected = (0..pages.len() / 5).flat_map(|slot| {
+        ["version", "bytes", "bucket", "free_bucket", "live_ratio"].map(|name| format!("{slot}:{name}"))
+    });
     assert_eq!(names(&pages), expected.collect::<Vec<_>>());
     let value = |end: &str| {
         let lines = pages.iter().filter(|(name, _)| name.ends_with(end));
@@ -326,6 +332,13 @@ fn tables_are_the_pages_of_extstore() {
     };
     assert_eq!(value(":bytes").iter().sum::<u64>(), general["bytes"]);
     assert_eq!(value(":bytes").iter().filter(|bytes| **bytes > 0).count(), 2, "6 MB in tables of 4 MiB");
+    let ratios: Vec<&str> =
+        pages.iter().filter(|(name, _)| name.ends_with(":live_ratio")).map(|(_, ratio)| ratio.as_str()).collect();
+    assert!(
+        ratios.contains(&"0.00")
+            && ratios.iter().any(|ratio| ratio.parse().is_ok_and(|ratio: f64| ratio > 0.9 && ratio <= 1.0)),
+        "a free table, and a full one: {ratios:?}"
+    );
     let mut versions = value(":version");
     versions.retain(|version| *version > 0);
     versions.sort_unstable();

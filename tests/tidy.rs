@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The modules of `src`, from low to high: each may name those of its own row and of the rows above it here.
 /// `protocol` is not among them: it is pure, and known to `server` and `shard` alone.
 const LAYERS: [&[&str]; 8] = [
-    &["limits", "error", "clock", "digest", "record"],
+    &["limits", "error", "clock", "digest", "record", "mutants"],
     &["index", "placement", "stats", "io"],
     &["disktable", "memtable", "cache"],
     &["reclaim", "recovery"],

@@ -13,9 +13,10 @@ use crate::limits::{
     BACKLOG_DEFAULT, CONNECTIONS_DEFAULT, ITEM_SIZE_DEFAULT, MEMORY_MIB_DEFAULT, REQUESTS_PER_TURN_DEFAULT,
 };
 use crate::shard::Binding;
+use crate::store::Durability;
 
 /// Where the data lives when neither `--data-dir` nor `-o ext_path` says.
-const DATA_DIR_DEFAULT: &str = "./dmacached-data";
+pub(super) const DATA_DIR_DEFAULT: &str = "./dmacached-data";
 
 /// How to serve.
 #[derive(Clone, Debug, Args)]
@@ -86,10 +87,14 @@ pub(super) struct Network {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Memory")]
 pub(super) struct Memory {
-    /// Memory budget in megabytes, for index and buffers together
+    /// Memory budget in megabytes, for index, buffers and hot cache together
     #[arg(short = 'm', long = "memory-limit", value_name = "MB", value_parser = parse_megabytes, default_value_t
         = MEMORY_MIB_DEFAULT)]
     pub(super) mib: usize,
+
+    /// Most memory for records that are read again and again, of what the index leaves of -m; 0: none [default: all of it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) hot_cache: Option<u64>,
 
     /// Refuse to store when the disk or the index is full, instead of evicting the oldest records
     #[arg(short = 'M', long = "disable-evictions")]
@@ -125,6 +130,16 @@ pub(super) struct Storage {
     /// How long a record may be in memory only, e.g. 1s or 100ms
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1s")]
     pub(super) flush_interval: Duration,
+
+    /// Read all data on disk again and again, each time in this time at least, e.g. 7d, to find damage before somebody asks
+    /// for it [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) scrub_interval: Option<Duration>,
+
+    /// When a write is answered. memory: when it is in memory; a process that is killed and a power loss cost what was
+    /// written within the flush interval. sync: when it is on stable media; neither costs anything that was answered
+    #[arg(long, value_name = "LEVEL", value_parser = parse_durability, default_value = "memory")]
+    pub(super) durability: Durability,
 }
 
 /// What clients may ask for.
@@ -276,6 +291,12 @@ fn parse_binding(text: &str) -> Result<Binding, String> {
         "binary" => Ok(Binding::Binary),
         _ => Err("it should be one of auto, binary, or ascii".to_owned()),
     }
+}
+
+fn parse_durability(text: &str) -> Result<Durability, String> {
+    let levels = [Durability::Memory, Durability::Sync];
+    let named = levels.into_iter().find(|level| level.name() == text);
+    named.ok_or_else(|| "it should be one of memory and sync".to_owned())
 }
 
 fn parse_delimiter(text: &str) -> Result<u8, String> {

@@ -9,13 +9,16 @@ use super::extended::BadExtended;
 use super::listen::Port;
 use crate::limits::{
     CONNECTIONS_MAX, FLUSH_INTERVAL_MS_MAX, FLUSH_INTERVAL_MS_MIN, ITEM_SIZE_MAX, ITEM_SIZE_MIN, MEMORY_MIB_MIN, MIB,
-    SPIN_US_MAX, TABLE_SIZE_MAX, TABLE_SIZE_MIN, UNIX_PERMISSIONS_DEFAULT,
+    SCRUB_INTERVAL_MS_MAX, SCRUB_INTERVAL_MS_MIN, SPIN_US_MAX, TABLE_SIZE_MAX, TABLE_SIZE_MIN,
+    UNIX_PERMISSIONS_DEFAULT,
 };
 use crate::shard::Binding;
 
 /// Bytes of a unix socket's path: what sockaddr_un takes, without the NUL (unix(7)).
 const UNIX_PATH_SIZE_MAX: usize = 107;
 const _: () = assert!(UNIX_PERMISSIONS_DEFAULT == 0o700, "as the flag's default says");
+const _: () =
+    assert!(SCRUB_INTERVAL_MS_MIN == 1000 && SCRUB_INTERVAL_MS_MAX == 366 * 86_400_000, "as the sentence says");
 const _: () = assert!(crate::limits::PORT_DEFAULT == 11211, "as the flag's default says");
 
 /// A flag whose value cannot be used.
@@ -37,6 +40,8 @@ pub(super) enum BadFlag {
     TableSize(u64),
     #[error("--flush-interval {0:?}: between {FLUSH_INTERVAL_MS_MIN} ms and {FLUSH_INTERVAL_MS_MAX} ms can be kept")]
     FlushInterval(Duration),
+    #[error("--scrub-interval {0:?}: between 1 s and 366 days can be kept; leave it out to have no scrub")]
+    ScrubInterval(Duration),
     #[error("-p 0: there would be nothing to listen on; give a port, or a unix socket with -s")]
     NoPort,
     #[error("-U {0}: UDP is not served; leave -U out or give -U 0, and use TCP or a unix socket")]
@@ -110,24 +115,14 @@ impl ServeArguments {
     }
 
     fn check_sizes(&self) -> Result<(), BadFlag> {
-        let (memory_mib, item_size) = (self.memory.mib, self.memory.item_size);
-        if memory_mib < MEMORY_MIB_MIN {
-            return Err(BadFlag::Memory(memory_mib));
-        }
-        let memory = memory_mib.checked_mul(MIB).ok_or(BadFlag::MemoryTooLarge(memory_mib))?;
-        if !(ITEM_SIZE_MIN as u64..=ITEM_SIZE_MAX as u64).contains(&item_size) {
-            return Err(BadFlag::ItemSize(item_size));
-        }
-        if item_size > memory as u64 / 2 {
-            return Err(BadFlag::ItemSizeOfMemory { item_size, memory_mib });
-        }
-        let in_range = |size: &u64| (TABLE_SIZE_MIN as u64..=TABLE_SIZE_MAX as u64).contains(size);
-        if let Some(size) = self.storage.table_size.filter(|size| !size.is_power_of_two() || !in_range(size)) {
-            return Err(BadFlag::TableSize(size));
-        }
+        check_sizes(self.memory.mib, self.memory.item_size, self.storage.table_size)?;
         let milliseconds = self.storage.flush_interval.as_millis();
         if !(u128::from(FLUSH_INTERVAL_MS_MIN)..=u128::from(FLUSH_INTERVAL_MS_MAX)).contains(&milliseconds) {
             return Err(BadFlag::FlushInterval(self.storage.flush_interval));
+        }
+        let allowed = Duration::from_millis(SCRUB_INTERVAL_MS_MIN)..=Duration::from_millis(SCRUB_INTERVAL_MS_MAX);
+        if let Some(interval) = self.storage.scrub_interval.filter(|interval| !allowed.contains(interval)) {
+            return Err(BadFlag::ScrubInterval(interval));
         }
         Ok(())
     }
@@ -174,6 +169,25 @@ impl ServeArguments {
             (_, Some(0)) => Err(BadFlag::NapiIds),
             _ => Ok(()),
         }
+    }
+}
+
+/// `-m`, `-I` and `--table-size`, of whatever opens a store.
+pub(super) fn check_sizes(memory_mib: usize, item_size: u64, table_size: Option<u64>) -> Result<(), BadFlag> {
+    if memory_mib < MEMORY_MIB_MIN {
+        return Err(BadFlag::Memory(memory_mib));
+    }
+    let memory = memory_mib.checked_mul(MIB).ok_or(BadFlag::MemoryTooLarge(memory_mib))?;
+    if !(ITEM_SIZE_MIN as u64..=ITEM_SIZE_MAX as u64).contains(&item_size) {
+        return Err(BadFlag::ItemSize(item_size));
+    }
+    if item_size > memory as u64 / 2 {
+        return Err(BadFlag::ItemSizeOfMemory { item_size, memory_mib });
+    }
+    let in_range = |size: &u64| (TABLE_SIZE_MIN as u64..=TABLE_SIZE_MAX as u64).contains(size);
+    match table_size.filter(|size| !size.is_power_of_two() || !in_range(size)) {
+        Some(size) => Err(BadFlag::TableSize(size)),
+        None => Ok(()),
     }
 }
 

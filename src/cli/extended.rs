@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits::CRAWLER_SLEEP_MAX;
+
 /// What `-o` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extended {
@@ -12,6 +14,12 @@ pub(super) struct Extended {
     pub(super) track_sizes: bool,
     /// `ext_path`.
     pub(super) external: Option<External>,
+    /// `ext_recache_rate=0`: no record is cached in memory.
+    pub(super) no_recache: bool,
+    /// `no_lru_crawler`: nobody looks for expired records.
+    pub(super) no_crawler: bool,
+    /// `lru_crawler_sleep`: time between two records when a client has them looked at.
+    pub(super) crawl_pause: Duration,
     /// What was accepted without any effect, as it was written.
     pub(super) unused: Vec<String>,
 }
@@ -65,7 +73,7 @@ enum Takes {
 
 /// memcached's options that have no effect here: there are no slab classes, LRUs or hash table, nor threads that
 /// maintain them.
-const UNUSED: [(&str, Takes); 48] = [
+const UNUSED: [(&str, Takes); 44] = [
     ("no_modern", Takes::Nothing),
     ("hashpower", Takes::Number),
     ("no_hashexpand", Takes::Nothing),
@@ -81,9 +89,6 @@ const UNUSED: [(&str, Takes); 48] = [
     ("slab_sizes", Takes::Text),
     ("slab_chunk_max", Takes::Number),
     ("no_chunked_items", Takes::Nothing),
-    ("lru_crawler", Takes::Nothing),
-    ("no_lru_crawler", Takes::Nothing),
-    ("lru_crawler_sleep", Takes::Number),
     ("lru_crawler_tocrawl", Takes::Number),
     ("lru_maintainer", Takes::Nothing),
     ("no_lru_maintainer", Takes::Nothing),
@@ -109,7 +114,6 @@ const UNUSED: [(&str, Takes); 48] = [
     ("ext_item_age", Takes::Number),
     ("ext_low_ttl", Takes::Number),
     ("ext_drop_unread", Takes::Nothing),
-    ("ext_recache_rate", Takes::Number),
     ("ext_compact_under", Takes::Number),
     ("ext_drop_under", Takes::Number),
     ("ext_max_frag", Takes::Fraction),
@@ -145,6 +149,22 @@ impl Extended {
                 self.idle_timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
             }
             "track_sizes" => self.track_sizes = true,
+            // Another rate than 0 is extstore's; here the second read counts.
+            "ext_recache_rate" => {
+                Takes::Number.check(name, value)?;
+                self.no_recache = value == Some("0");
+                if !self.no_recache {
+                    self.unused.push(option.to_owned());
+                }
+            }
+            "lru_crawler" | "no_lru_crawler" => self.no_crawler = name.starts_with("no_"),
+            "lru_crawler_sleep" => {
+                let kind = "MICROSECONDS, 1000000 at most";
+                let value = value.ok_or_else(|| BadExtended::NoValue { name: name.to_owned(), kind })?;
+                let micros = value.parse::<u32>().ok().filter(|micros| *micros <= CRAWLER_SLEEP_MAX);
+                let bad = || BadExtended::Value { name: name.to_owned(), value: value.to_owned(), kind };
+                self.crawl_pause = Duration::from_micros(micros.ok_or_else(bad)?.into());
+            }
             // What is on anyway; `modern` turns on nothing in memcached either.
             "maxconns_fast" | "modern" => {}
             "no_maxconns_fast" => return Err(BadExtended::NoMaxconnsFast),
@@ -228,6 +248,10 @@ mod tests {
     #[test]
     fn every_option_is_heeded_or_noted() {
         let extended = parse(&["modern,idle_timeout=9,track_sizes", "maxconns_fast,idle_timeout=0,hashpower=20"]);
+        let crawler = parse(&["no_lru_crawler,lru_crawler_sleep=250"]).expect("good");
+        let crawl_pause = Duration::from_micros(250);
+        assert_eq!(crawler, Extended { no_crawler: true, crawl_pause, ..Extended::default() });
+        assert!(!parse(&["no_lru_crawler,lru_crawler"]).expect("good").no_crawler, "the last word wins");
         let expected = Extended { track_sizes: true, unused: vec!["hashpower=20".to_owned()], ..Extended::default() };
         assert_eq!(extended.expect("good"), expected);
         for (name, takes) in UNUSED {
@@ -260,6 +284,8 @@ mod tests {
             "idle_timeout=",
             "idle_timeout=x",
             "no_maxconns_fast",
+            "lru_crawler_sleep",
+            "lru_crawler_sleep=1000001",
             "hash_algorithm",
             "hash_algorithm=md5",
             "hashpower=x",

@@ -3,14 +3,17 @@
 mod arguments;
 mod background;
 mod check;
+mod dump;
 mod extended;
 mod listen;
+mod load;
 mod privileges;
 mod progress;
 mod serve;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::limits::MEMCACHED_VERSION;
 use arguments::ServeArguments;
+use dump::DumpArguments;
+use load::LoadArguments;
+use verify::VerifyArguments;
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -58,6 +64,12 @@ enum Command {
     /// Serve memcached clients (what dmacached does without a subcommand)
     #[command(args_override_self = true)]
     Serve(Box<ServeArguments>),
+    /// Check everything that a store has on disk, and say what is damaged and what that costs
+    Verify(VerifyArguments),
+    /// Write all live records of a store to a stream that load and memcached read
+    Dump(DumpArguments),
+    /// Store the records of a stream, from dump or written by hand
+    Load(LoadArguments),
 }
 
 /// The grammar of the command line. The help begins with the line that memcached's begins with, as clients' test harnesses
@@ -89,6 +101,9 @@ pub fn run() -> ExitCode {
     }
     let arguments = match cli.command {
         Some(Command::Serve(arguments)) => *arguments,
+        Some(Command::Dump(arguments)) => return dump::run(&arguments),
+        Some(Command::Load(arguments)) => return load::run(&arguments),
+        Some(Command::Verify(arguments)) => return verify::run(&arguments),
         None => cli.serve,
     };
     serve::run(arguments).unwrap_or_else(|error| {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dma_alloc::{Pool, PoolClass, PoolOptions};
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::arguments::ServeArguments;
 use super::background::{NotTold, PidFile, Starter, port_file, start_in_background, write_ports};
@@ -21,30 +20,25 @@ use super::sizes::show_size;
 use crate::clock::wall_seconds;
 use crate::error::OpenError;
 use crate::io::Io;
-use crate::io::dma::DmaIo;
-use crate::io::probe::{Unfit, check_host, free_space, raise_open_files};
+use crate::io::dma::{self, DmaIo};
+use crate::io::probe::{SyncTimes, Unfit, check_host, free_space, raise_open_files};
 use crate::io::ring::sleep::Bell;
 use crate::io::ring::{Ring, RingIo};
 use crate::limits::{
-    CAPACITY_DEFAULT_MAX, KIB, MIB, PAGE_SIZE, SPIN_CPU_COUNT_MIN, SPIN_US_DEFAULT, TABLE_COUNT_MIN,
-    TABLE_SIZE_DEFAULT, TABLE_SIZE_MIN,
+    CAPACITY_DEFAULT_MAX, MIB, PAGE_SIZE, SPIN_CPU_COUNT_MIN, SPIN_US_DEFAULT, TABLE_COUNT_MIN, TABLE_SIZE_DEFAULT,
+    TABLE_SIZE_MIN,
 };
 use crate::server::auth::{Auth, AuthError};
 use crate::server::signals::{Signals, Wish};
 use crate::server::{Address, BindError, Endpoint, Listeners, Server, ServerOptions};
 use crate::shard::{Facts, Shard};
 use crate::stats::ConnectionCounters;
-use crate::store::{MemoryPlan, Store, StoreOptions};
+use crate::store::{Durability, MemoryPlan, Store, StoreOptions};
 
-/// Entries of glommio's rings, which carry the long streams only.
-const RING_DEPTH: usize = 256;
-/// glommio registers its I/O memory with three rings, and three times this counts against RLIMIT_MEMLOCK, which the
-/// shard's own ring needs.
-const IO_MEMORY_SIZE: usize = 256 * KIB;
 /// Places for descriptors beyond the tables that the capacity pays for: a store may have more from before.
 const SPARE_TABLES: usize = 16;
 /// Descriptors that are neither connections nor tables.
-const SPARE_FILES: u64 = 64;
+pub(super) const SPARE_FILES: u64 = 64;
 
 /// Why the server does not start, or has ended in disorder.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +73,7 @@ pub(super) enum ServeError {
     #[error("cannot make the shard's ring: {0}")]
     Ring(std::io::Error),
     #[error("cannot start the shard: {0}")]
-    Executor(String),
+    Executor(std::io::Error),
 }
 
 impl ServeError {
@@ -117,16 +111,10 @@ pub(super) fn run(mut arguments: ServeArguments) -> Result<ExitCode, ServeError>
     check_host()?;
     let auth = arguments.commands.auth_file.as_deref().map(Auth::load).transpose()?.map(Arc::new);
     let signals = Signals::catch().map_err(ServeError::Signals)?;
-    // One shard so far, and its thread may run anywhere; placing shards on cores comes with more of them.
-    let executor = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("shard-0")
-        .ring_depth(RING_DEPTH)
-        .io_memory(IO_MEMORY_SIZE)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
-        .make()
-        .map_err(|error| ServeError::Executor(error.to_string()))?;
     let start = Start { arguments, extended, endpoints, options, auth, port_file };
-    executor.run(serve(start, signals)).map(|()| ExitCode::SUCCESS)
+    // One shard so far, and its thread may run anywhere; placing shards on cores comes with more of them.
+    let served = dma::run("shard-0", serve(start, signals)).map_err(ServeError::Executor)?;
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// A server in the background keeps no file system from being unmounted, unless its core is wanted there.
@@ -173,7 +161,7 @@ fn take_up_work(arguments: &ServeArguments, extended: &Extended) -> Result<Store
         return Err(ServeError::ExternalFile(directory));
     }
     let not_writable = |source| OpenError::NotWritable { path: directory.clone(), source };
-    std::fs::create_dir_all(&directory).map_err(not_writable)?;
+    dma::create_directory(&directory).map_err(not_writable)?;
     if let Some(user) = &user {
         hand_over(&directory, user)?;
     }
@@ -193,7 +181,7 @@ fn take_up_work(arguments: &ServeArguments, extended: &Extended) -> Result<Store
     Ok(options)
 }
 
-fn log_to_stderr(verbosity: u8) {
+pub(super) fn log_to_stderr(verbosity: u8) {
     let level = match verbosity {
         0 => tracing::Level::INFO,
         1 => tracing::Level::DEBUG,
@@ -219,7 +207,11 @@ async fn serve(start: Start, signals: Signals) -> Result<(), ServeError> {
     }
     // It is removed when the server has ended, however.
     let _pid_file = arguments.process.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let sync_times = measure_sync(&dma, &start.options)?;
     let io = with_ring(dma, arguments, &start.options)?;
+    if let Some(times) = sync_times {
+        io.set_sync_method(times.method());
+    }
     let stop = watch_signals(signals, io.bell(), &start);
     let mut progress = ProgressLine::new();
     let opened = Store::open(io.clone(), start.options.clone(), |state| {
@@ -230,6 +222,15 @@ async fn serve(start: Start, signals: Signals) -> Result<(), ServeError> {
     let opened = opened.await;
     progress.finish();
     let store = opened?;
+    if let Some(interval) = arguments.storage.scrub_interval {
+        store.scrub(interval);
+    }
+    if let Some(size) = arguments.memory.hot_cache {
+        store.set_cache_max(usize::try_from(size).unwrap_or(usize::MAX));
+    }
+    store.enable_cache(!start.extended.no_recache);
+    store.enable_crawler(!start.extended.no_crawler);
+    store.set_crawl_pause(start.extended.crawl_pause);
     announce(&store, arguments, &start.options.directory);
     announce_ring(io.ring());
     let connections = Rc::new(ConnectionCounters::default());
@@ -239,9 +240,13 @@ async fn serve(start: Start, signals: Signals) -> Result<(), ServeError> {
         tracing::info!("listening on {address}");
     }
     starter.is_ready();
+    let store = shard.store().clone();
     let server = Server::new(io, shard, connections, listeners, server_options(&start));
     server.run(|| stop.requested.load(Ordering::Acquire)).await?;
-    tracing::info!("stopped, everything is on disk");
+    match store.counters().disk_write_errors {
+        0 => tracing::info!("stopped, everything is on disk"),
+        count => tracing::error!("stopped; {count} writes to the disk have failed, and what they carried is lost"),
+    }
     Ok(())
 }
 
@@ -259,6 +264,20 @@ fn with_ring(dma: DmaIo, arguments: &ServeArguments, options: &StoreOptions) -> 
     let ring =
         Ring::new(reads, blocks, arguments.network.connections, tables + SPARE_TABLES).map_err(ServeError::Ring)?;
     RingIo::new(dma, ring).map_err(ServeError::Ring)
+}
+
+/// Finds out how writes are made stable, if they are answered then only.
+fn measure_sync(dma: &DmaIo, options: &StoreOptions) -> Result<Option<SyncTimes>, OpenError> {
+    if options.durability == Durability::Memory {
+        return Ok(None);
+    }
+    let times = dma.measure_sync(&options.directory).map_err(OpenError::io("write to", &options.directory))?;
+    let SyncTimes { dsync, fdatasync } = times;
+    let name = times.method().name();
+    tracing::info!(
+        "durability sync: a page is stable after {dsync:.1?} with RWF_DSYNC, {fdatasync:.1?} with fdatasync; {name} is used"
+    );
+    Ok(Some(times))
 }
 
 /// Says what could not be registered, and how to have it.
@@ -288,7 +307,7 @@ fn server_options(start: &Start) -> ServerOptions {
 }
 
 /// Finds out how the files of the data directory are to be opened.
-async fn open_directory(path: &Path) -> Result<DmaIo, OpenError> {
+pub(super) async fn open_directory(path: &Path) -> Result<DmaIo, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_path_buf(), source };
     let io = DmaIo::new(path).await.map_err(not_writable)?;
     if !io.is_direct() {
@@ -315,12 +334,13 @@ fn store_options(arguments: &ServeArguments, directory: PathBuf) -> Result<Store
         item_size_max: usize::try_from(arguments.memory.item_size).unwrap_or(usize::MAX),
         evict: !arguments.memory.disable_evictions,
         flush_interval: arguments.storage.flush_interval,
+        durability: arguments.storage.durability,
     })
 }
 
 /// An eighth of what is free or ours, at most 8 GiB, at least four tables, and never less than there is, so that a
 /// start without `--capacity` evicts nothing.
-fn default_capacity(directory: &Path, table_size: Option<u64>) -> Result<u64, OpenError> {
+pub(super) fn default_capacity(directory: &Path, table_size: Option<u64>) -> Result<u64, OpenError> {
     let free = free_space(directory).map_err(OpenError::io("ask for the free space of", directory))?;
     let used = used_space(directory);
     let least = TABLE_COUNT_MIN as u64 * table_size.unwrap_or(TABLE_SIZE_MIN as u64);
@@ -407,18 +427,28 @@ fn announce<I: Io>(store: &Store<I>, arguments: &ServeArguments, directory: &Pat
         gauges.tables_max,
         counters.recovery_ms
     );
-    let MemoryPlan { total, index, block_size, block_count, large, reads, summaries, .. } = store.memory_plan();
-    let show = |size: usize| show_size(size as u64);
-    tracing::info!(
-        "memory {}: index {} (about {} million records), write blocks {}, large writes {}, reads {}, footers {}",
-        show(total),
-        show(index),
-        (index / 31).div_ceil(100_000) as f64 / 10.0,
-        show(block_size * block_count),
-        show(large),
-        show(reads),
-        show(summaries)
-    );
+    announce_memory(store);
+}
+
+/// The table of the memory budget: its parts are the whole.
+fn announce_memory<I: Io>(store: &Store<I>) {
+    let MemoryPlan { total, index, block_size, block_count, large, reads, moving, summaries, .. } = store.memory_plan();
+    let million = (index / 31).div_ceil(100_000) as f64 / 10.0;
+    let cache = if store.is_cache_enabled() { "what is left of it is the hot cache" } else { "the hot cache is off" };
+    let blocks = block_size * block_count;
+    let parts = [
+        (index, format!("index, for about {million} million records; {cache}")),
+        (blocks, format!("{block_count} write blocks")),
+        (large, "records larger than a block".to_owned()),
+        (reads, "reads".to_owned()),
+        (moving, "emptying tables".to_owned()),
+        (summaries, "footers of tables that are being written".to_owned()),
+        (total.saturating_sub(index + blocks + large + reads + moving + summaries), "spare".to_owned()),
+    ];
+    tracing::info!("memory {}:", show_size(total as u64));
+    for (size, what) in parts.iter().filter(|(size, _)| *size > 0) {
+        tracing::info!("  {:>9}  {what}", show_size(*size as u64));
+    }
 }
 
 /// Whether somebody wants the server to end.
@@ -507,6 +537,7 @@ mod tests {
             item_size_max: 0,
             evict: true,
             flush_interval: Duration::ZERO,
+            durability: Durability::Memory,
         };
         let start = Start { arguments, extended, endpoints, options, auth, port_file: None };
         facts(&start, &listeners)

@@ -34,18 +34,20 @@ pub(super) fn parse_octal(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8).map_err(|_| format!("{text:?} is no octal number"))
 }
 
-/// A duration: a number with ms, s, m or h; seconds without.
+/// A duration: a number with ms, s, m, h or d; seconds without.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let lower = text.trim().to_ascii_lowercase();
     let digits_end = lower.find(|character: char| !character.is_ascii_digit()).unwrap_or(lower.len());
     let (digits, unit) = lower.split_at(digits_end);
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no duration: use a number and ms, s, m or h"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text:?} is no duration: use a number and ms, s, m, h or d"))?;
     let milliseconds = match unit {
         "ms" => 1,
         "" | "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
-        _ => return Err(format!("{unit:?} is no unit of time: use ms, s, m or h")),
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return Err(format!("{unit:?} is no unit of time: use ms, s, m, h or d")),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
 }
@@ -97,10 +99,12 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_bounds() {
-        for (text, milliseconds) in [("1", 1000), ("1s", 1000), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000)] {
+        for (text, milliseconds) in
+            [("1", 1000), ("1s", 1000), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000), ("7d", 604_800_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5s", "1d", "99999999999999999999h"] {
+        for text in ["", "s", "-1s", "1.5s", "1w", "99999999999999999999h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

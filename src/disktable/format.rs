@@ -1,11 +1,11 @@
 //! The pages of a disktable that are not records: header, trailer and footer. See `FORMAT.md`; this is its code.
 
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{I16, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::clock::Seconds;
 use crate::digest::{DIGEST_SIZE, Digest};
-use crate::limits::{FORMAT_VERSION, FORMAT_VERSIONS_READ, PAGE_SIZE, RECORD_GRANULE, TABLE_SIZE_MAX};
+use crate::limits::{FORMAT_VERSION, FORMAT_VERSIONS_READ, NUMBER_MAX, PAGE_SIZE, RECORD_GRANULE, TABLE_SIZE_MAX};
 use crate::record::{Kind, Place, SizeClass};
 
 /// Bytes of a summary.
@@ -103,6 +103,9 @@ pub enum MarkDamage {
     /// A page of another store, shard, slot or table size.
     #[error("it belongs to another store, shard, slot or table size")]
     Foreign,
+    /// Its checksum matches, and no table has such numbers.
+    #[error("it says what cannot be")]
+    Numbers,
 }
 
 impl Mark {
@@ -155,14 +158,38 @@ impl Mark {
         if found != identity {
             return Err(MarkDamage::Foreign);
         }
-        Ok(Self {
+        let mark = Self {
             identity,
             sequence: raw.sequence.get(),
             records_end: raw.records_end.get(),
             summary_count: raw.summary_count.get(),
             written: raw.written.get(),
-        })
+        };
+        let is_sound = mark.sequence <= NUMBER_MAX && (kind != MarkKind::Trailer || mark.has_room());
+        if is_sound { Ok(mark) } else { Err(MarkDamage::Numbers) }
     }
+
+    /// Whether the records, a footer with so many summaries and the trailer fit into the table.
+    fn has_room(&self) -> bool {
+        let space = self.identity.table_size.checked_sub(self.records_end);
+        let page_count = self.summary_count.div_ceil(SUMMARIES_PER_PAGE as u64) + 1;
+        self.records_end.is_multiple_of(PAGE_SIZE as u64)
+            && self.records_end >= RECORDS_START as u64
+            && space.is_some_and(|space| page_count <= space / PAGE_SIZE as u64)
+    }
+}
+
+/// Which table of which store a page says that it is a header or trailer of, whatever should be there, and its sequence;
+/// `None` when it is no such page, or damaged.
+#[must_use]
+pub fn claimed_identity(page: &[u8]) -> Option<(Identity, u64)> {
+    let (raw, _) = RawMark::ref_from_prefix(page).ok()?;
+    let kinds = [MarkKind::Header, MarkKind::Free, MarkKind::Trailer];
+    if page.len() != PAGE_SIZE || !kinds.iter().any(|kind| kind.magic() == raw.magic) || !page_checksum_matches(page) {
+        return None;
+    }
+    let (shard, slot, table_size) = (raw.shard.get(), raw.slot.get(), raw.table_size.get());
+    Some((Identity { store_id: raw.store_id, shard, slot, table_size }, raw.sequence.get()))
 }
 
 /// Whether the CRC at offset 8 of a page is the one of the page with that field zero; header, trailer and superblock
@@ -188,6 +215,50 @@ pub struct Summary {
     pub kind: Kind,
     /// Size of the record.
     pub class: SizeClass,
+    /// Up to which table there may be older words about its key.
+    pub distance: Distance,
+}
+
+/// Up to which table there may be older words about the key of a record, which it keeps dead as long as it is there: the
+/// record's own sequence less that table's. See FORMAT.md, "Guards".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Distance(i16);
+
+impl Distance {
+    /// There are no older words. Values only: a guard without any is not written.
+    pub const NONE: Self = Self(i16::MAX);
+    /// Nobody knows: as late as can be said.
+    pub const UNKNOWN: Self = Self(i16::MIN);
+
+    /// From the table with the sequence `own` to the last one that may hold older words, `until`. What is too far back to be
+    /// said becomes nearer, so later, which is never wrong; nothing lies so far ahead.
+    #[must_use]
+    pub fn to(own: u64, until: u64) -> Self {
+        if until > own {
+            return Self(i16::try_from(until - own).map_or(i16::MIN, |ahead| -ahead));
+        }
+        Self(i16::try_from(own - until).unwrap_or(i16::MAX).min(i16::MAX - 1))
+    }
+
+    /// The sequence of the last table that may hold older words, of a record in the table with the sequence `own`; 0 when
+    /// there are none.
+    #[must_use]
+    pub fn until(self, own: u64) -> u64 {
+        if self == Self::NONE { 0 } else { own.saturating_add_signed(-i64::from(self.0)) }
+    }
+
+    /// As a guard's record has it, where values have the client's flags.
+    #[must_use]
+    pub const fn to_flags(self) -> u32 {
+        (self.0 as i32).cast_unsigned()
+    }
+
+    /// What [`Self::to_flags`] has made, or an unsigned distance of format versions before 4.
+    #[must_use]
+    pub fn from_flags(flags: u32) -> Self {
+        let distance = flags.cast_signed().clamp(i16::MIN.into(), i32::from(i16::MAX) - 1);
+        Self(i16::try_from(distance).unwrap_or(i16::MIN))
+    }
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -199,7 +270,7 @@ struct RawSummary {
     offset_granules: U32,
     kind: u8,
     class: u8,
-    reserved: U16,
+    distance: I16,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -220,7 +291,7 @@ impl Summary {
             offset_granules: U32::new(self.offset / RECORD_GRANULE as u32),
             kind: self.kind as u8,
             class: self.class.0,
-            reserved: U16::ZERO,
+            distance: I16::new(self.distance.0),
         }
     }
 
@@ -228,13 +299,14 @@ impl Summary {
         let offset = raw.offset_granules.get().checked_mul(RECORD_GRANULE as u32)?;
         let in_table = offset as usize >= RECORDS_START && u64::from(offset) < table_size;
         let kind = Kind::from_byte(raw.kind)?;
-        in_table.then_some(Self {
+        (in_table && raw.version.get() <= NUMBER_MAX).then_some(Self {
             digest: Digest(raw.digest),
             version: raw.version.get(),
             expiry: raw.expiry.get(),
             offset,
             kind,
             class: SizeClass(raw.class),
+            distance: Distance(raw.distance.get()),
         })
     }
 }
@@ -319,14 +391,54 @@ mod tests {
     }
 
     #[test]
+    fn marks_with_numbers_that_cannot_be_are_refused() {
+        let size = IDENTITY.table_size;
+        let full = Mark { records_end: size - 2 * PAGE_SIZE as u64, summary_count: 102, ..mark() };
+        for (mark, is_sound) in [
+            (full, true),
+            (Mark { summary_count: 103, ..full }, false),
+            (Mark { summary_count: u64::MAX, ..mark() }, false),
+            (Mark { records_end: 8192 + 16, ..mark() }, false),
+            (Mark { records_end: 0, ..mark() }, false),
+            (Mark { records_end: size + 4096, ..mark() }, false),
+            (Mark { records_end: u64::MAX - 4095, ..mark() }, false),
+            (Mark { sequence: u64::MAX, ..mark() }, false),
+        ] {
+            let mut page = vec![0u8; PAGE_SIZE];
+            mark.encode(MarkKind::Trailer, &mut page);
+            let expected = if is_sound { Ok(mark) } else { Err(MarkDamage::Numbers) };
+            assert_eq!(Mark::decode(MarkKind::Trailer, &page, IDENTITY), expected);
+        }
+    }
+
+    #[test]
     fn a_newer_format_is_named() {
         let mut page = vec![0u8; PAGE_SIZE];
         mark().encode(MarkKind::Header, &mut page);
-        page[12] = 3;
+        page[12] = 5;
         page[CHECKSUM_AT].fill(0);
         let checksum = crc32c::crc32c(&page);
         page[CHECKSUM_AT].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(Mark::decode(MarkKind::Header, &page, IDENTITY), Err(MarkDamage::Version(3)));
+        assert_eq!(Mark::decode(MarkKind::Header, &page, IDENTITY), Err(MarkDamage::Version(5)));
+    }
+
+    #[test]
+    fn distances_are_never_too_short() {
+        for (own, until) in [(9, 9), (9, 1), (9, 12), (100_000, 0), (100_000, 67_234), (100_000, 132_767), (7, 40_007)]
+        {
+            let distance = Distance::to(own, until);
+            let said = distance.until(own);
+            let is_exact = own.abs_diff(until) < 0x7fff;
+            assert!(if is_exact { said == until } else { said >= until.min(own + 0x8000) }, "{own} {until} {said}");
+            assert_ne!(distance, Distance::NONE);
+            assert_eq!(Distance::from_flags(distance.to_flags()), distance);
+        }
+        assert_eq!(Distance::NONE.until(9), 0);
+        assert_eq!(Distance::UNKNOWN.until(9), 9 + 0x8000);
+        // Unsigned ones of older formats, in records and in summaries.
+        assert_eq!(Distance::from_flags(0x7fff).until(100_000), 100_000 - 0x7ffe);
+        assert_eq!(Distance::from_flags(0xffff).until(100_000), 100_000 - 0x7ffe);
+        assert_eq!(Distance(0xffffu16.cast_signed()).until(100_000), 100_001);
     }
 
     #[test]
@@ -340,6 +452,7 @@ mod tests {
                 offset: 4096 + number * 16,
                 kind: Kind::Value,
                 class: SizeClass(number as u8),
+                distance: Distance(number as i16 - 50),
             })
             .collect();
         let mut page = vec![0u8; PAGE_SIZE];

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod format;
 pub mod reader;
+pub mod search;
 pub mod summaries;
 pub mod writer;
 

@@ -7,14 +7,16 @@ use std::rc::Rc;
 use dma_alloc::Buffer;
 
 use super::format::{
-    Identity, Mark, MarkDamage, MarkKind, RECORDS_START, Summary, footer_page_count, footer_summaries,
+    Distance, Identity, Mark, MarkDamage, MarkKind, RECORDS_START, Summary, footer_page_count, footer_summaries,
 };
+use super::search::{Next, Part, Search};
 use crate::digest::{Digest, Salt};
 use crate::index::{Entry, Pointer};
 use crate::io::{File, Io};
 use crate::limits::{MIB, PAGE_SIZE, RECORD_GRANULE};
 use crate::memtable::TableUse;
-use crate::record::{self, Damage, Kind, Place, Record, SizeClass, granules_up};
+use crate::mutants::{Mutant, has};
+use crate::record::{self, Damage, Header, Kind, Place, Record, SizeClass, granules_up};
 
 /// Bytes that footers and scans read at once.
 const STREAM_SIZE: usize = MIB;
@@ -98,10 +100,10 @@ pub async fn read_footer<F: File, I: Io>(
     Ok(damaged_count)
 }
 
-/// Number of pages of the footer that `trailer` speaks of.
+/// Number of pages of the footer that `trailer` speaks of; it is bounded by the size of the table.
 #[must_use]
 pub fn footer_pages(trailer: &Mark) -> usize {
-    usize::try_from(trailer.summary_count).map_or(usize::MAX / PAGE_SIZE, footer_page_count)
+    usize::try_from(trailer.summary_count).map_or(0, footer_page_count)
 }
 
 /// Visits the summaries on some pages of the footer, in order; returns the number of those pages that are damaged, whose
@@ -142,6 +144,8 @@ pub struct Scanned {
     pub exact_end: u32,
     /// The same, rounded up to the page.
     pub records_end: u32,
+    /// Where what follows begins: at what is no record, or right behind the last one when zeros follow.
+    pub stop: u32,
     /// The read that failed, if the scan ended there: more records may follow.
     pub failure: Option<std::io::Error>,
 }
@@ -153,29 +157,82 @@ pub async fn scan<F: File, I: Io>(
     table: TableUse,
     table_size: u64,
     salt: &Salt,
+    visit: impl FnMut(Summary),
+) -> Scanned {
+    scan_from(io, file, (table, table_size), RECORDS_START as u32, salt, visit).await
+}
+
+/// The same from `start` on, where a record begins.
+pub async fn scan_from<F: File, I: Io>(
+    io: &I,
+    file: &F,
+    (table, table_size): (TableUse, u64),
+    start: u32,
+    salt: &Salt,
     mut visit: impl FnMut(Summary),
 ) -> Scanned {
-    let start = RECORDS_START as u64;
-    let mut scanner = Scanner { table, table_size, position: start, records_end: start, zeros: 0 };
-    let mut window = Window { start, bytes: Vec::new() };
-    let mut read_to = start;
+    let start = u64::from(start);
+    let mut scanner = Scanner { table, table_size, position: start, records_end: start, stop: start, zeros: 0 };
+    let mut window = Window::new(start / PAGE_SIZE as u64 * PAGE_SIZE as u64, table_size);
     loop {
         match scanner.step(&window, salt) {
             Step::Record(summary) => visit(summary),
             Step::Skipped => {}
-            Step::NeedMore if read_to < table_size => {
-                let size = usize::try_from(table_size - read_to).unwrap_or(STREAM_SIZE).min(STREAM_SIZE);
-                let (buffer, count) = match file.read_at(read_to, size, Buffer::zeroed(size)).await {
-                    Ok(read) => read,
-                    Err(error) => return scanner.result(Some(error)),
-                };
-                window.drop_before(scanner.position);
-                window.bytes.extend_from_slice(&buffer[..count]);
-                // A file that is cut short ends here.
-                read_to = if count < size { table_size } else { read_to + size as u64 };
+            Step::NeedMore if !window.is_last() => {
+                if let Err(error) = window.read_on(file, scanner.position).await {
+                    return scanner.result(Some(error));
+                }
                 io.yield_now().await;
             }
             Step::NeedMore | Step::End => return scanner.result(None),
+        }
+    }
+}
+
+/// What a search has found, as offsets in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Searched {
+    /// Where the last whole record ends, or where the search began when there is none.
+    pub last: u32,
+    /// Behind it all is zeros.
+    pub dirty_end: u64,
+}
+
+/// Visits the whole records that lie from `start` on, a multiple of the granule, wherever they begin.
+///
+/// # Errors
+/// What a read says.
+pub async fn search<F: File, I: Io>(
+    io: &I,
+    file: &F,
+    (table, table_size): (TableUse, u64),
+    start: u32,
+    salt: &Salt,
+    mut visit: impl FnMut(Summary),
+) -> Result<Searched> {
+    let mut search = Search::new(table, table_size);
+    let mut window = Window::new(u64::from(start) / PAGE_SIZE as u64 * PAGE_SIZE as u64, table_size);
+    let (mut position, mut last) = (u64::from(start), start);
+    loop {
+        let part = Part { bytes: &window.bytes, start: window.start, is_last: window.is_last() };
+        match search.next(part, window.place(position), window.bytes.len()) {
+            Next::Record(at) => {
+                let offset = u32::try_from(window.start + at as u64).expect("tables are below 4 GiB");
+                let Ok(record) = record::decode(&window.bytes[at..], table.place(offset)) else {
+                    return Ok(Searched { last, dirty_end: table_size });
+                };
+                last = offset + granules_up(record.size()) as u32;
+                position = last.into();
+                if record.header.kind != Kind::Padding {
+                    visit(summary_of(&record, offset, salt));
+                }
+            }
+            Next::NeedMore(at) => {
+                position = position.max(window.start + at as u64);
+                window.read_on(file, position).await?;
+                io.yield_now().await;
+            }
+            Next::None => return Ok(Searched { last, dirty_end: search.dirty_end().max(last.into()) }),
         }
     }
 }
@@ -184,16 +241,45 @@ pub async fn scan<F: File, I: Io>(
 struct Window {
     start: u64,
     bytes: Vec<u8>,
+    /// Where in the table the next read begins.
+    read_to: u64,
+    table_size: u64,
 }
 
 impl Window {
+    const fn new(start: u64, table_size: u64) -> Self {
+        Self { start, bytes: Vec::new(), read_to: start, table_size }
+    }
+
+    /// Whether nothing is left to be read.
+    const fn is_last(&self) -> bool {
+        self.read_to >= self.table_size
+    }
+
+    /// Reads on, and gives up what lies in front of `position`.
+    async fn read_on<F: File>(&mut self, file: &F, position: u64) -> Result<()> {
+        let size = usize::try_from(self.table_size - self.read_to).unwrap_or(STREAM_SIZE).min(STREAM_SIZE);
+        let (buffer, count) = file.read_at(self.read_to, size, Buffer::zeroed(size)).await?;
+        self.drop_before(position);
+        self.bytes.extend_from_slice(&buffer[..count]);
+        // A file that is cut short ends here.
+        self.read_to = if count < size { self.table_size } else { self.read_to + size as u64 };
+        Ok(())
+    }
+
+    /// In a file that is cut short, what aligns the next record may be missing.
+    fn place(&self, position: u64) -> usize {
+        (position.saturating_sub(self.start) as usize).min(self.bytes.len())
+    }
+
     fn from(&self, position: u64) -> &[u8] {
-        &self.bytes[(position - self.start) as usize..]
+        &self.bytes[self.place(position)..]
     }
 
     fn drop_before(&mut self, position: u64) {
-        self.bytes.drain(..(position - self.start) as usize);
-        self.start = position;
+        let place = self.place(position);
+        self.bytes.drain(..place);
+        self.start += place as u64;
     }
 }
 
@@ -209,6 +295,7 @@ struct Scanner {
     table_size: u64,
     position: u64,
     records_end: u64,
+    stop: u64,
     zeros: usize,
 }
 
@@ -226,7 +313,7 @@ impl Scanner {
             Ok(record) => {
                 self.zeros = 0;
                 self.position += granules_up(record.size()) as u64;
-                self.records_end = self.position;
+                (self.records_end, self.stop) = (self.position, self.position);
                 match record.header.kind {
                     Kind::Padding => Step::Skipped,
                     _ => Step::Record(summary_of(&record, offset, salt)),
@@ -235,18 +322,38 @@ impl Scanner {
             // The record may go on beyond what was read, if it ends in the table.
             Err(Damage::Sizes) => match record::claimed_size(bytes) {
                 Some(size) if self.position + size as u64 <= self.table_size => Step::NeedMore,
-                Some(_) => Step::End,
+                Some(_) => self.end(),
                 None if bytes.len() < record::HEADER_SIZE => Step::NeedMore,
-                None => Step::End,
+                None => self.end(),
             },
-            Err(Damage::Kind | Damage::Checksum) => Step::End,
+            Err(Damage::Kind | Damage::Checksum | Damage::Version) => self.end(),
         }
+    }
+
+    /// Here is neither a record nor space.
+    const fn end(&mut self) -> Step {
+        self.stop = self.position;
+        Step::End
     }
 
     fn result(&self, failure: Option<std::io::Error>) -> Scanned {
         let offset = |end: u64| u32::try_from(end).expect("tables are below 4 GiB");
-        let records_end = offset(self.records_end.next_multiple_of(PAGE_SIZE as u64));
-        Scanned { exact_end: offset(self.records_end), records_end, failure }
+        let records_end = if has(Mutant::TailOffByOne) && self.records_end > self.table_size / 4 {
+            offset(self.records_end / PAGE_SIZE as u64 * PAGE_SIZE as u64)
+        } else {
+            offset(self.records_end.next_multiple_of(PAGE_SIZE as u64))
+        };
+        Scanned { exact_end: offset(self.records_end), records_end, stop: offset(self.stop), failure }
+    }
+}
+
+/// See [`Summary::distance`]: a guard's record has it where values have the client's flags. The record of a value does not
+/// say it, only its summary does.
+#[must_use]
+pub fn distance_of(header: &Header) -> Distance {
+    match header.kind {
+        Kind::Tombstone | Kind::Touch | Kind::Flush => Distance::from_flags(header.client_flags),
+        Kind::Value | Kind::Padding => Distance::UNKNOWN,
     }
 }
 
@@ -261,6 +368,7 @@ pub fn summary_of(record: &Record<'_>, offset: u32, salt: &Salt) -> Summary {
         offset,
         kind: record.header.kind,
         class: SizeClass::of(record.size()),
+        distance: distance_of(&record.header),
     }
 }
 

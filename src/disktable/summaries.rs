@@ -110,7 +110,7 @@ impl SummaryLog {
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::disktable::format::footer_summaries;
+    use crate::disktable::format::{Distance, footer_summaries};
     use crate::record::{Kind, SizeClass};
 
     fn summary(number: u32) -> Summary {
@@ -121,6 +121,7 @@ mod tests {
             offset: 4096 + number * 48,
             kind: Kind::Value,
             class: SizeClass(3),
+            distance: Distance::NONE,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Writing a disktable: what is known of it while it is open, and the pages around its records.
 
 use std::io::Result;
+use std::ops::Range;
 use std::rc::Rc;
 
 use dma_alloc::Buffer;
@@ -11,6 +12,8 @@ use crate::clock::Seconds;
 use crate::io::File;
 use crate::limits::{MIB, PAGE_SIZE};
 use crate::memtable::TableUse;
+use crate::mutants::{Mutant, has};
+use crate::record;
 
 /// The table that records are appended to.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub struct TableWriter {
     pub summaries: SummaryLog,
     table_size: usize,
     summary_count_max: usize,
+    is_full: bool,
 }
 
 impl TableWriter {
@@ -41,15 +45,16 @@ impl TableWriter {
         next_start: u32,
         summaries: SummaryLog,
     ) -> Self {
-        Self { table, next_start, summaries, table_size, summary_count_max }
+        Self { table, next_start, summaries, table_size, summary_count_max, is_full: false }
     }
 
     /// Whether a record of `size` bytes at `offset` leaves room for the footer and the trailer, and for `reserve`
-    /// bytes more.
+    /// bytes more, which may come in another block, and make the footer a page longer.
     #[must_use]
     pub fn fits(&self, offset: u32, size: usize, reserve: usize) -> bool {
-        let records_end = (offset as usize + size + reserve).next_multiple_of(PAGE_SIZE);
-        let footer = (footer_page_count(self.summaries.len() + 1) + 1) * PAGE_SIZE;
+        let end = (offset as usize + size).next_multiple_of(PAGE_SIZE);
+        let records_end = end + reserve.next_multiple_of(PAGE_SIZE);
+        let footer = (footer_page_count(self.summaries.len() + 1) + 1 + usize::from(reserve > 0)) * PAGE_SIZE;
         records_end + footer <= self.table_size && self.summaries.len() < self.summary_count_max
     }
 
@@ -57,6 +62,24 @@ impl TableWriter {
     #[must_use]
     pub fn fits_empty(table_size: usize, size: usize) -> bool {
         RECORDS_START + size.next_multiple_of(PAGE_SIZE) + 2 * PAGE_SIZE <= table_size
+    }
+
+    /// A record has not fitted. What is left is in use as well as what is: the same records would leave it in any other table,
+    /// too.
+    pub fn note_full(&mut self) {
+        self.is_full = true;
+    }
+
+    /// Bytes of the table that are in use when it is sealed now, or the same part of them as of the records that it may have,
+    /// if that is more.
+    #[must_use]
+    pub fn used_size(&self) -> u64 {
+        if self.is_full {
+            return self.table_size as u64;
+        }
+        let bytes = u64::from(self.next_start) + ((footer_page_count(self.summaries.len()) + 1) * PAGE_SIZE) as u64;
+        let by_count = self.table_size as u64 * self.summaries.len() as u64 / self.summary_count_max as u64;
+        bytes.max(by_count)
     }
 
     /// Notes a record that was appended.
@@ -73,6 +96,9 @@ impl TableWriter {
 pub async fn write_header<F: File>(file: &F, identity: Identity, sequence: u64, now: Seconds) -> Result<()> {
     let mark = Mark { identity, sequence, records_end: 0, summary_count: 0, written: now.into() };
     write_mark(file, MarkKind::Header, mark, 0).await?;
+    if has(Mutant::HeaderUnsynced) {
+        return Ok(());
+    }
     file.sync().await
 }
 
@@ -106,7 +132,9 @@ pub async fn seal<F: File>(
         left -= size;
     }
     // The trailer vouches for the footer and the records, so they are on stable media before it.
-    file.sync().await?;
+    if !has(Mutant::TrailerBeforeData) {
+        file.sync().await?;
+    }
     let records_end = u64::from(records_end);
     let mark = Mark { identity, sequence: table.sequence, records_end, summary_count, written: now.into() };
     write_mark(file, MarkKind::Trailer, mark, identity.table_size - PAGE_SIZE as u64).await?;
@@ -130,6 +158,9 @@ pub async fn unseal<F: File>(file: &F, identity: Identity) -> Result<()> {
 pub async fn free<F: File>(file: &F, identity: Identity, sequence: u64, now: Seconds) -> Result<()> {
     let mark = Mark { identity, sequence, records_end: 0, summary_count: 0, written: now.into() };
     write_mark(file, MarkKind::Free, mark, 0).await?;
+    if has(Mutant::FreeUnsynced) {
+        return Ok(());
+    }
     unseal(file, identity).await
 }
 
@@ -139,6 +170,9 @@ pub async fn free<F: File>(file: &F, identity: Identity, sequence: u64, now: Sec
 /// # Errors
 /// What a read or write says.
 pub async fn wipe<F: File>(file: &F, start: u64, table_size: u64) -> Result<()> {
+    if has(Mutant::TailNotWiped) {
+        return Ok(());
+    }
     let mut offset = start.next_multiple_of(PAGE_SIZE as u64);
     if start < offset {
         let page_start = offset - PAGE_SIZE as u64;
@@ -151,6 +185,26 @@ pub async fn wipe<F: File>(file: &F, start: u64, table_size: u64) -> Result<()> 
         let size = usize::try_from(table_size - offset).unwrap_or(MIB).min(MIB);
         file.write_at(offset, size, Rc::clone(&zeros)).await?;
         offset += size as u64;
+    }
+    file.sync().await
+}
+
+/// Overwrites a part of a table, from and to multiples of the granule, so that a scan passes over it, and makes that stable. The
+/// pages around it are written again with the same bytes, so that a write that is torn changes none of them.
+///
+/// # Errors
+/// What a read or write says.
+pub async fn pad<F: File>(file: &F, table: TableUse, part: Range<u32>) -> Result<()> {
+    let mut start = part.start as usize;
+    while start < part.end as usize {
+        let page_start = start / PAGE_SIZE * PAGE_SIZE;
+        let end = (page_start + MIB).min(part.end as usize);
+        let size = (end - page_start).next_multiple_of(PAGE_SIZE);
+        let (mut bytes, _) = file.read_at(page_start as u64, size, Buffer::zeroed(size)).await?;
+        let place = table.place(u32::try_from(start).expect("tables are below 4 GiB"));
+        record::encode_padding(&mut bytes[start - page_start..end - page_start], place);
+        file.write_at(page_start as u64, size, Rc::new(bytes)).await?;
+        start = end;
     }
     file.sync().await
 }

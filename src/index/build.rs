@@ -16,6 +16,16 @@ pub enum BuildError {
     Unsorted,
 }
 
+/// An index that is being filled, by [`SlabIndex::begin_build`].
+#[derive(Debug)]
+pub struct Build {
+    segment: Segment,
+    last: Option<Hash>,
+    filling: Filling,
+    /// More have come than were expected.
+    is_too_dense: bool,
+}
+
 /// The segment that is being filled.
 #[derive(Debug, Default)]
 struct Filling {
@@ -37,60 +47,83 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         len_expected: usize,
         sorted: impl IntoIterator<Item = (Digest, Entry)>,
     ) -> Result<(), BuildError> {
-        assert!(self.is_empty(), "only an empty index is built");
-        let result = self.try_build(len_expected, sorted.into_iter());
+        let mut build = self.begin_build(len_expected);
+        let result = sorted
+            .into_iter()
+            .try_for_each(|(digest, entry)| self.build_on(&mut build, &digest, entry))
+            .and_then(|()| self.finish_build(build).map_err(BuildError::from));
         if result.is_err() {
             self.clear();
         }
         result
     }
 
-    fn try_build(
-        &mut self,
-        len_expected: usize,
-        sorted: impl Iterator<Item = (Digest, Entry)>,
-    ) -> Result<(), BuildError> {
+    /// Begins what [`Self::build`] does at once. Until [`Self::finish_build`], nothing else may be done with the index but
+    /// [`Self::clear`], which ends it too.
+    ///
+    /// # Panics
+    /// When the index is not empty.
+    #[must_use]
+    pub fn begin_build(&mut self, len_expected: usize) -> Build {
+        assert!(self.is_empty(), "only an empty index is built");
         self.make_segments(len_expected.div_ceil(Self::LEN_MEAN));
-        let mut filling = Filling::default();
-        let mut segment = self.segment_of(0);
-        let mut last: Option<Hash> = None;
-        let mut is_too_dense = false;
-        for (digest, entry) in sorted {
-            let hash = Hash::of(&digest);
-            if last.is_some_and(|last| Self::overflow_key(&last) >= Self::overflow_key(&hash)) {
-                return Err(BuildError::Unsorted);
-            }
-            last = Some(hash);
-            let prefix = hash.prefix();
-            if !is_too_dense && prefix >> (64 - segment.depth) != segment.prefix() >> (64 - segment.depth) {
-                self.fill(segment, &mut filling)?;
-                segment = self.segment_of(prefix);
-            }
-            if !is_too_dense && filling.buckets.len() == Self::LEN_MAX {
-                // More come than were expected. How many it will be, those so far tell; the rest finds segments that
-                // are short enough, and some of them begun.
-                self.fill(segment, &mut filling)?;
-                let part = prefix as f64 / u64::MAX as f64;
-                self.grow_for((self.entry_count as f64 / part) as usize);
-                is_too_dense = true;
-            }
-            if is_too_dense {
-                self.upsert(&digest, entry)?;
-                continue;
-            }
-            let packed: [u8; WIDTH] = pack(&hash, entry, self.addressing);
-            let bucket = segment.bucket(prefix) as u16;
-            if filling.buckets.iter().rev().nth(BUCKET_LEN_MAX - 1) == Some(&bucket) {
-                self.insert_overflowing(segment, &hash, &packed)?;
-                self.entry_count += 1;
-            } else {
-                filling.entries.extend_from_slice(&packed);
-                filling.buckets.push(bucket);
-            }
+        Build { segment: self.segment_of(0), last: None, filling: Filling::default(), is_too_dense: false }
+    }
+
+    /// Adds the next entry.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the index is of no use then until it is cleared.
+    ///
+    /// # Panics
+    /// As [`Self::upsert`].
+    pub fn build_on(&mut self, build: &mut Build, digest: &Digest, entry: Entry) -> Result<(), BuildError> {
+        let hash = Hash::of(digest);
+        if build.last.is_some_and(|last| Self::overflow_key(&last) >= Self::overflow_key(&hash)) {
+            return Err(BuildError::Unsorted);
         }
-        if !is_too_dense {
-            self.fill(segment, &mut filling)?;
+        build.last = Some(hash);
+        if build.is_too_dense {
+            self.upsert(digest, entry)?;
+            return Ok(());
         }
+        let prefix = hash.prefix();
+        if prefix >> (64 - build.segment.depth) != build.segment.prefix() >> (64 - build.segment.depth) {
+            self.fill(build.segment, &mut build.filling)?;
+            build.segment = self.segment_of(prefix);
+        }
+        if build.filling.buckets.len() == Self::LEN_MAX {
+            // More come than were expected. How many it will be, those so far tell; the rest finds segments that are short
+            // enough, and some of them begun.
+            self.fill(build.segment, &mut build.filling)?;
+            let part = prefix as f64 / u64::MAX as f64;
+            self.grow_for((self.entry_count as f64 / part) as usize);
+            build.is_too_dense = true;
+            self.upsert(digest, entry)?;
+            return Ok(());
+        }
+        let packed: [u8; WIDTH] = pack(&hash, entry, self.addressing);
+        let bucket = build.segment.bucket(prefix) as u16;
+        if build.filling.buckets.iter().rev().nth(BUCKET_LEN_MAX - 1) == Some(&bucket) {
+            self.insert_overflowing(build.segment, &hash, &packed)?;
+            self.entry_count += 1;
+        } else {
+            build.filling.entries.extend_from_slice(&packed);
+            build.filling.buckets.push(bucket);
+        }
+        Ok(())
+    }
+
+    /// The last entry was added.
+    ///
+    /// # Errors
+    /// [`Full`]; the index is of no use then until it is cleared.
+    pub fn finish_build(&mut self, mut build: Build) -> Result<(), Full> {
+        if !build.is_too_dense {
+            self.fill(build.segment, &mut build.filling)?;
+        }
+        // Fewer may have come than were expected.
+        while self.shrink_if_due() {}
         self.grow_for(self.entry_count);
         Ok(())
     }

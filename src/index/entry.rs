@@ -277,3 +277,13 @@ pub(super) fn unpack<const WIDTH: usize>(bytes: &[u8; WIDTH], addressing: Addres
     let class = SizeClass(rest[ADDRESS_SIZE]);
     Entry { pointer, class, expiry, hotness: flags, is_cached: tail >> 39 == 1 }
 }
+
+/// Lowers the hotness of packed bytes by one if it is 2 or 3 and the entry is not cached.
+#[inline]
+pub(super) fn cool<const WIDTH: usize>(bytes: &mut [u8; WIDTH]) {
+    let format = const { Format::of(WIDTH) };
+    let is_cached = bytes[format.hash_size + EXPIRY_SIZE + ADDRESS_SIZE - 1] >> 7 == 1;
+    if !format.is_dense && bytes[0] >> 6 >= 2 && !is_cached {
+        bytes[0] -= 1 << 6;
+    }
+}

@@ -62,7 +62,7 @@ use std::collections::BTreeMap;
 
 use dma_alloc::{PageKind, Rows, Slab, SlabOptions};
 
-pub use build::BuildError;
+pub use build::{Build, BuildError};
 use entry::{Addressing, Format, Hash, pack, unpack};
 pub use entry::{Entry, Pointer};
 use rope::Rope;
@@ -281,6 +281,8 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         self.blocks.touched_size() + self.rows.touched_size() + self.overflow.len() * OVERFLOW_ENTRY_SIZE
     }
 
+    /// Fewest segments that there ever are.
+    pub const SEGMENT_COUNT_MIN: usize = 1 << LEVEL_MIN;
     /// Bytes that an index takes for its first segments, beside the entries in them: their heads, and half a block each.
     pub const BASE_SIZE: usize = (ROW + BLOCK / 2) << LEVEL_MIN;
 
@@ -353,6 +355,16 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         let (old, packed) = changed(place);
         *place = packed;
         Some(old)
+    }
+
+    /// Has the entry of a digest point at `to` if it points at exactly `from`; returns it as it was then.
+    pub fn repoint(&mut self, digest: &Digest, from: Pointer, to: Pointer) -> Option<Entry> {
+        let follow = |entry: &mut Entry| {
+            if entry.pointer == from {
+                entry.pointer = to;
+            }
+        };
+        self.modify(digest, follow).filter(|old| old.pointer == from)
     }
 
     /// Changes the expiry of an entry; returns the entry as it was.

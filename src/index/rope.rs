@@ -126,6 +126,22 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> Rope<'_, WIDTH, B
         View { slab: self.slab, row: self.row }
     }
 
+    /// Visits all entries, in no order, to be changed in a way that keeps their order.
+    pub(super) fn visit_mut(&mut self, mut visit: impl FnMut(&mut [u8; WIDTH])) {
+        let (partial, partial_len) = (row::partial(self.row), self.view().partial_len());
+        for number in 0..row::len(self.row).div_ceil(Self::PER_BLOCK) {
+            let count = if number == partial { partial_len } else { Self::PER_BLOCK };
+            let place = row::place(self.row, number);
+            let block = self.slab.block_mut(place.block);
+            let behind = (Self::PER_BLOCK - place.first).min(count);
+            let (front, back) = block.split_at_mut(place.first * WIDTH);
+            let entries = back[..behind * WIDTH].chunks_exact_mut(WIDTH);
+            for entry in entries.chain(front[..(count - behind) * WIDTH].chunks_exact_mut(WIDTH)) {
+                visit(entry.try_into().expect("a whole entry"));
+            }
+        }
+    }
+
     /// Overwrites entry `position`.
     pub(super) fn overwrite(&mut self, position: usize, entry: &[u8; WIDTH]) {
         let (block, at) = self.view().locate(position);

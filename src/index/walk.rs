@@ -1,7 +1,7 @@
 //! A walk through all entries that others may change in between.
 
 use super::SlabIndex;
-use super::entry::{Entry, Hash, unpack};
+use super::entry::{Entry, Hash, cool, unpack};
 use super::row;
 use crate::digest::Digest;
 
@@ -14,6 +14,18 @@ pub struct Cursor {
 impl Cursor {
     /// Before all entries.
     pub const START: Self = Self { next_prefix: 0 };
+
+    /// Before the first hash that begins with these 64 bits.
+    #[must_use]
+    pub const fn at(prefix: u64) -> Self {
+        Self { next_prefix: prefix }
+    }
+
+    /// The first 64 bits that a hash behind the cursor can have.
+    #[must_use]
+    pub const fn prefix(self) -> u64 {
+        self.next_prefix
+    }
 
     /// The part of the index that lies before the cursor, 0 to 1.
     #[must_use]
@@ -51,6 +63,24 @@ impl<const WIDTH: usize, const BLOCK: usize, const ROW: usize> SlabIndex<WIDTH, 
         overflowed.for_each(|(hash, packed)| visit(hash, packed));
         let next_prefix = (segment.prefix() | u64::MAX >> segment.depth).checked_add(1)?;
         Some(Cursor { next_prefix })
+    }
+
+    /// Lowers the hotness of all entries from `cursor` on to the end of a segment that is 2 or 3 by one, but of those that
+    /// are cached, and returns how many it has looked at and where to go on; `None` at the end of the index. The few
+    /// entries that have overflowed stay as they are. In the dense layout there is nothing to lower.
+    pub fn cool(&mut self, cursor: Cursor) -> (usize, Option<Cursor>) {
+        let segment = self.segment_of(cursor.next_prefix);
+        let len = row::len(self.rows.row(segment.row));
+        self.rope(segment).visit_mut(cool);
+        let next_prefix = (segment.prefix() | u64::MAX >> segment.depth).checked_add(1);
+        (len, next_prefix.map(Cursor::at))
+    }
+
+    /// The first 64 bits that entries are ordered by, as a number.
+    #[must_use]
+    #[inline]
+    pub fn prefix(digest: &Digest) -> u64 {
+        Hash::of(digest).prefix()
     }
 
     /// The bytes that entries are ordered by: those of the digest, but those that choose the shard come last.

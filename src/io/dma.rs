@@ -14,10 +14,17 @@ use std::time::{Duration, Instant};
 
 use dma_alloc::Buffer;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::{File, Io, PROBE_PREFIX, probe};
 use crate::clock::{Seconds, wall_seconds};
-use crate::limits::PAGE_SIZE;
+use crate::limits::{KIB, PAGE_SIZE};
+
+/// Entries of glommio's rings, which carry the long streams only.
+const RING_DEPTH: usize = 256;
+/// glommio registers its I/O memory with three rings, and three times this counts against RLIMIT_MEMLOCK, which the
+/// shard's own ring needs.
+const IO_MEMORY_SIZE: usize = 256 * KIB;
 
 /// Files of the local file system, time and tasks of the glommio executor of the current thread.
 #[derive(Clone, Debug)]
@@ -25,6 +32,20 @@ pub struct DmaIo {
     started: Instant,
     direct: bool,
     in_flight: InFlight,
+}
+
+/// Runs `work` in the calling thread, on an executor of that `name`, until it has ended.
+///
+/// # Errors
+/// When the executor cannot be made.
+pub fn run<T>(name: &str, work: impl Future<Output = T>) -> Result<T> {
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .name(name)
+        .ring_depth(RING_DEPTH)
+        .io_memory(IO_MEMORY_SIZE)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
+        .make()?;
+    Ok(executor.run(work))
 }
 
 /// How many operations of glommio's somebody waits for: while there are any, its loop has to turn.
@@ -88,6 +109,15 @@ impl DmaIo {
         self.direct
     }
 
+    /// Finds out how the files of `directory` are made stable fastest.
+    ///
+    /// # Errors
+    /// What [`probe::SyncTimes::measure`] says.
+    pub fn measure_sync(&self, directory: &Path) -> Result<probe::SyncTimes> {
+        let path = directory.join(format!("{PROBE_PREFIX}{}", std::process::id()));
+        probe::SyncTimes::measure(&path, self.direct)
+    }
+
     /// Operations of glommio's that are in flight: files being opened, transfers, timers.
     #[must_use]
     pub fn in_flight_count(&self) -> u64 {
@@ -107,6 +137,43 @@ impl DmaIo {
         let handle = self.in_flight.during(opened).await?;
         Ok(LocalFile { handle, in_flight: self.in_flight.clone() })
     }
+}
+
+/// Makes a directory and those above it; fine when it is there. The names are on stable media when this returns.
+///
+/// # Errors
+/// What mkdir(2) or fsync(2) says.
+pub fn create_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(path);
+    create_directory(parent)?;
+    match std::fs::create_dir(path) {
+        Ok(()) => sync_directory(parent),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The directory that `path` is in.
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Makes the names in a directory stable: a sync of a file need not do that for its own.
+fn sync_directory(path: &Path) -> Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
+/// Overwrites a file of the same length where it is: a full disk has room for that.
+fn overwrite_small(path: &Path, contents: &[u8]) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() != contents.len() as u64 {
+        return Err(ErrorKind::StorageFull.into());
+    }
+    file.write_all(contents)?;
+    file.sync_all()
 }
 
 impl Io for DmaIo {
@@ -140,7 +207,7 @@ impl Io for DmaIo {
     }
 
     fn create_directory(&self, path: &Path) -> Result<()> {
-        std::fs::create_dir_all(path)
+        create_directory(path)
     }
 
     fn list(&self, path: &Path) -> Result<Vec<String>> {
@@ -167,12 +234,23 @@ impl Io for DmaIo {
     fn replace_small(&self, path: &Path, contents: &[u8]) -> Result<()> {
         let mut temporary = PathBuf::from(path).into_os_string();
         temporary.push(".new");
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        std::fs::File::open(directory)?.sync_all()
+        let written = std::fs::File::create(&temporary).and_then(|mut file| {
+            file.write_all(contents)?;
+            file.sync_all()
+        });
+        match written {
+            Ok(()) => self.rename(Path::new(&temporary), path),
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                let _ = std::fs::remove_file(&temporary);
+                overwrite_small(path, contents).map_err(|_| error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        std::fs::rename(from, to)?;
+        sync_directory(parent_of(to))
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
@@ -185,7 +263,14 @@ impl Io for DmaIo {
 
     async fn create(&self, path: &Path, size: u64) -> Result<LocalFile> {
         let file = self.open_with(path, true).await?;
-        if let Err(error) = file.allocate(size).await {
+        let directory = parent_of(path).to_path_buf();
+        let made = async {
+            file.allocate(size).await?;
+            // In a thread of its own, as it takes its time and clients are served meanwhile.
+            let synced = glommio::executor().spawn_blocking(move || sync_directory(&directory));
+            self.in_flight.during(synced).await
+        };
+        if let Err(error) = made.await {
             // The half-made file would only take space; the error that matters is the first.
             let _ = self.remove(path);
             return Err(error);

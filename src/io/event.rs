@@ -54,6 +54,18 @@ impl Event {
     pub fn wait(&self) -> Wait {
         Wait { event: self.clone(), generation: self.shared.borrow().generation }
     }
+
+    /// Ends when `holds` says so, which is asked now and after each notification.
+    pub async fn until(&self, mut holds: impl FnMut() -> bool) {
+        loop {
+            // Before it is asked: what it does may be notified of in the meantime.
+            let notified = self.wait();
+            if holds() {
+                return;
+            }
+            notified.await;
+        }
+    }
 }
 
 /// See [`Event::wait`].

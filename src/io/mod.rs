@@ -9,6 +9,7 @@
 pub mod dma;
 pub mod event;
 pub mod probe;
+pub mod readonly;
 #[expect(unsafe_code, reason = "the kernel is told where memory lies; each place says why that is sound")]
 pub mod ring;
 pub mod sim;
@@ -28,6 +29,27 @@ use crate::clock::{ClockChange, Seconds};
 /// Names of files that are made and removed while finding out what a directory can do begin with this.
 pub const PROBE_PREFIX: &str = ".probe-";
 
+/// How [`File::write_stable_at`] has bytes on stable media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMethod {
+    /// A write, and then fdatasync(2).
+    #[default]
+    Fdatasync,
+    /// One write with RWF_DSYNC: see pwritev2(2).
+    Dsync,
+}
+
+impl SyncMethod {
+    /// As `stats settings` tells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fdatasync => "fdatasync",
+            Self::Dsync => "dsync",
+        }
+    }
+}
+
 /// What the engine needs of the world. Cloning gives another handle to the same world.
 pub trait Io: Clone + 'static {
     /// An open file.
@@ -44,6 +66,11 @@ pub trait Io: Clone + 'static {
     /// Time since some fixed moment, never going back.
     fn monotonic(&self) -> Duration;
 
+    /// How [`File::write_stable_at`] does what it does.
+    fn sync_method(&self) -> SyncMethod {
+        SyncMethod::Fdatasync
+    }
+
     /// Starts a task of the same thread.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 
@@ -59,10 +86,10 @@ pub trait Io: Clone + 'static {
     /// When the system has none.
     fn random(&self) -> Result<[u8; 16]>;
 
-    /// Makes a directory and those above it; fine when it is there.
+    /// Makes a directory and those above it, on stable media; fine when it is there.
     ///
     /// # Errors
-    /// What mkdir(2) says.
+    /// What mkdir(2) or fsync(2) says.
     fn create_directory(&self, path: &Path) -> Result<()>;
 
     /// Names in a directory, in no order.
@@ -83,11 +110,18 @@ pub trait Io: Clone + 'static {
     /// What open(2) and read(2) say.
     fn read_small(&self, path: &Path) -> Result<Option<Vec<u8>>>;
 
-    /// Replaces a small file as a whole, or leaves it as it was; on stable media when this returns.
+    /// Replaces a small file as a whole, or leaves it as it was; on stable media when this returns. On a full disk a file of
+    /// the same length is overwritten where it is, which a power cut may tear: whoever cannot live with that keeps two.
     ///
     /// # Errors
     /// What open(2), write(2), fsync(2) and rename(2) say.
     fn replace_small(&self, path: &Path, contents: &[u8]) -> Result<()>;
+
+    /// Gives a file another name, whatever had that name before; on stable media when this returns.
+    ///
+    /// # Errors
+    /// What rename(2) and fsync(2) of the directory say.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
     /// Removes a file.
     ///
@@ -101,7 +135,8 @@ pub trait Io: Clone + 'static {
     /// What open(2) says.
     fn open(&self, path: &Path) -> impl Future<Output = Result<Self::File>>;
 
-    /// Makes a file of `size` bytes, all of them allocated. Leaves nothing behind on failure.
+    /// Makes a file of `size` bytes, all of them allocated. Leaves nothing behind on failure. Its name is on stable media when it
+    /// is synced for the first time, at the latest.
     ///
     /// # Errors
     /// What open(2) and fallocate(2) say: `StorageFull` when there is no room.
@@ -128,6 +163,17 @@ pub trait File: 'static {
     /// # Errors
     /// What write(2) says. What lies on disk then is unknown.
     fn write_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> impl Future<Output = Result<()>>;
+
+    /// As [`Self::write_at`], and on stable media when this returns, as far as these bytes go.
+    ///
+    /// # Errors
+    /// What write(2) and fdatasync(2) say. What lies on disk then is unknown.
+    fn write_stable_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> impl Future<Output = Result<()>> {
+        async move {
+            self.write_at(offset, size, data).await?;
+            self.sync().await
+        }
+    }
 
     /// Returns when everything written so far is on stable media (fdatasync).
     ///

@@ -1,13 +1,17 @@
 //! What this machine's kernel and file systems can do, asked before anything depends on it.
 
 use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use dma_alloc::Buffer;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::SyncMethod;
 use super::ring::check::{Missing, check};
-use crate::limits::MEMLOCK_SIZE_MIN;
+use crate::limits::{MEMLOCK_SIZE_MIN, PAGE_SIZE, SYNC_PROBE_COUNT, SYNC_PROBE_TIME};
 
 /// Why the shards cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +84,7 @@ pub fn supports_direct_io(directory: &Path, path: &Path) -> Result<bool> {
     let open = |flags| {
         std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(path)
     };
-    let result = open(nix::fcntl::OFlag::O_DIRECT.bits());
+    let result = open(OFlag::O_DIRECT.bits());
     let opened = match &result {
         Ok(_) => Ok(kind != nix::sys::statfs::TMPFS_MAGIC),
         Err(error) if error.kind() == ErrorKind::InvalidInput => open(0).map(|_| false),
@@ -88,6 +92,68 @@ pub fn supports_direct_io(directory: &Path, path: &Path) -> Result<bool> {
     };
     let _ = std::fs::remove_file(path);
     opened
+}
+
+/// What two ways to have bytes on stable media take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncTimes {
+    /// A write of a page with O_DSYNC: median.
+    pub dsync: Duration,
+    /// A write of a page and an fdatasync(2): median.
+    pub fdatasync: Duration,
+}
+
+impl SyncTimes {
+    /// The faster one.
+    #[must_use]
+    pub fn method(&self) -> SyncMethod {
+        if self.dsync <= self.fdatasync { SyncMethod::Dsync } else { SyncMethod::Fdatasync }
+    }
+
+    /// Tries both by turns, on pages of a file at `path` that is removed again, and ends after [`SYNC_PROBE_TIME`] at the latest,
+    /// but for the write under way.
+    ///
+    /// # Errors
+    /// What open(2), write(2) and fdatasync(2) say.
+    pub fn measure(path: &Path, is_direct: bool) -> Result<Self> {
+        let measured = Self::measure_in(path, is_direct);
+        let _ = std::fs::remove_file(path);
+        measured
+    }
+
+    fn measure_in(path: &Path, is_direct: bool) -> Result<Self> {
+        let started = Instant::now();
+        let open = |flags: OFlag| {
+            let flags = if is_direct { flags | OFlag::O_DIRECT } else { flags };
+            std::fs::OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags.bits()).open(path)
+        };
+        let (plain, stable) = (open(OFlag::empty())?, open(OFlag::O_DSYNC)?);
+        // Space that was written before, as that of a table that is used again: the first write to preallocated space costs
+        // the file system a note of its own, either way.
+        let pages = Buffer::zeroed(SYNC_PROBE_COUNT * PAGE_SIZE);
+        plain.write_all_at(&pages, 0)?;
+        plain.sync_all()?;
+        let (mut dsync, mut fdatasync) = (Vec::new(), Vec::new());
+        for place in (0..SYNC_PROBE_COUNT).step_by(2) {
+            if !dsync.is_empty() && started.elapsed() >= SYNC_PROBE_TIME {
+                break;
+            }
+            let page = &pages[..PAGE_SIZE];
+            let begun = Instant::now();
+            stable.write_all_at(page, (place * PAGE_SIZE) as u64)?;
+            dsync.push(begun.elapsed());
+            let begun = Instant::now();
+            plain.write_all_at(page, ((place + 1) * PAGE_SIZE) as u64)?;
+            plain.sync_data()?;
+            fdatasync.push(begun.elapsed());
+        }
+        Ok(Self { dsync: median(&mut dsync), fdatasync: median(&mut fdatasync) })
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// Bytes free for unprivileged users on the file system of `directory`.
@@ -111,6 +177,24 @@ mod tests {
         assert!(kernel_is_at_least("10.0", (6, 1)));
         assert!(!kernel_is_at_least("5.15.0", (6, 1)));
         assert!(!kernel_is_at_least("6.0.9", (6, 1)));
+    }
+
+    #[test]
+    fn the_faster_way_to_stable_media_is_taken() {
+        let times = |dsync, fdatasync| SyncTimes {
+            dsync: Duration::from_micros(dsync),
+            fdatasync: Duration::from_micros(fdatasync),
+        };
+        assert_eq!(times(10, 11).method(), SyncMethod::Dsync);
+        assert_eq!(times(12, 11).method(), SyncMethod::Fdatasync);
+        assert_eq!(median(&mut [3, 1, 2].map(Duration::from_millis)), Duration::from_millis(2));
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory for a test");
+        let path = directory.path().join("probe");
+        let direct = supports_direct_io(directory.path(), &path).expect("writable");
+        let times = SyncTimes::measure(&path, direct).expect("the disk works");
+        assert!(times.dsync > Duration::ZERO && times.fdatasync > Duration::ZERO);
+        assert!(!path.exists());
+        assert!(SyncTimes::measure(&directory.path().join("missing/probe"), direct).is_err());
     }
 
     #[test]

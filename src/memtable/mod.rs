@@ -1,13 +1,13 @@
 //! Records that are not on disk yet, in the form they will have there.
 //!
-//! Records are appended to the **active** write block. When it is full, or old enough, it is **frozen**: it never
+//! Records are appended to the **active** write block of their lane. When it is full, or old enough, it is **frozen**: it never
 //! changes again and is on its way to the device. Once it is there it is **written**; its records stay readable here
 //! until the buffer is needed for another block. All three are found by where their records lie on disk, so a pointer
 //! never changes.
 //!
-//! **Invariants:** what is frozen is immutable. Blocks are frozen, and written, in the order of their records. Space
-//! between records, and up to the page's end, is zero. At most one block is active; memory is bounded by the number
-//! of blocks, plus the budget for records that are larger than a block.
+//! **Invariants:** what is frozen is immutable. Blocks of a lane are frozen, and written, in the order of their records.
+//! Space between records, and up to the page's end, is zero. At most one block of each of the two lanes is active; memory is
+//! bounded by the number of blocks, plus the budget for records that are larger than a block.
 
 #[cfg(test)]
 mod tests;
@@ -98,6 +98,12 @@ struct Active {
     buffer: Buffer,
 }
 
+impl Active {
+    fn end(&self) -> u32 {
+        self.start + self.position.next_multiple_of(PAGE_SIZE) as u32
+    }
+}
+
 /// The write blocks of a shard.
 #[derive(Debug)]
 pub struct Memtable {
@@ -107,6 +113,8 @@ pub struct Memtable {
     large_budget: usize,
     large_size: usize,
     active: Option<Active>,
+    /// The active block of the other lane.
+    parked: Option<Active>,
     frozen: VecDeque<Rc<Block>>,
     written: VecDeque<Rc<Block>>,
 }
@@ -126,6 +134,7 @@ impl Memtable {
             large_budget,
             large_size: 0,
             active: None,
+            parked: None,
             frozen: VecDeque::new(),
             written: VecDeque::new(),
         }
@@ -135,21 +144,37 @@ impl Memtable {
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let blocks = self.frozen.iter().chain(&self.written).map(|block| block.buffer.len());
-        let active = self.active.as_ref().map_or(0, |active| active.buffer.len());
+        let active = self.actives().map(|active| active.buffer.len()).sum::<usize>();
         blocks.sum::<usize>() + active + self.free.iter().map(|buffer| buffer.len()).sum::<usize>()
     }
 
     /// Bytes of records that are not on disk yet.
     #[must_use]
     pub fn dirty_size(&self) -> usize {
-        let active = self.active.as_ref().map_or(0, |active| active.position);
+        let active = self.actives().map(|active| active.position).sum::<usize>();
         self.frozen.iter().map(|block| block.size).sum::<usize>() + active
     }
 
-    /// Whether the active block has records.
+    /// Whether an active block has records.
     #[must_use]
     pub fn has_active_records(&self) -> bool {
-        self.active.as_ref().is_some_and(|active| active.position > 0)
+        self.actives().any(|active| active.position > 0)
+    }
+
+    fn actives(&self) -> impl Iterator<Item = &Active> {
+        self.active.iter().chain(&self.parked)
+    }
+
+    /// There are two lanes, each with an active block. What is said of the active block is said of the one whose turn it is;
+    /// records are found, and overwritten, in both. Now it is the other one's turn.
+    pub const fn turn(&mut self) {
+        std::mem::swap(&mut self.active, &mut self.parked);
+    }
+
+    /// As [`Self::active_end`], of the lane whose turn it is not.
+    #[must_use]
+    pub fn parked_end(&self) -> Option<u32> {
+        self.parked.as_ref().map(Active::end)
     }
 
     /// The offset in its table at which a record of `size` bytes would lie in the active block; `None` when it does
@@ -164,8 +189,13 @@ impl Memtable {
     /// The offset in its table, a multiple of the page, at which the active block would end if it were frozen now.
     #[must_use]
     pub fn active_end(&self) -> Option<u32> {
-        let active = self.active.as_ref()?;
-        Some(active.start + active.position.next_multiple_of(PAGE_SIZE) as u32)
+        self.active.as_ref().map(Active::end)
+    }
+
+    /// Where the first block begins, an offset in its table, that is frozen and on its way to the device.
+    #[must_use]
+    pub fn frozen_start(&self) -> Option<u32> {
+        self.frozen.front().map(|block| block.start)
     }
 
     /// Starts a new active block at `start` of `table`, with room for a record of `record_size` bytes; false when all
@@ -199,6 +229,12 @@ impl Memtable {
     /// Overwrites the record at `pointer` with another of the same key, if it is in the active block and the new one
     /// fits into its place. Says whether it was.
     pub fn overwrite(&mut self, pointer: Pointer, header: Header, key: &[u8], value: &[u8]) -> bool {
+        if self.parked.as_ref().is_some_and(|parked| parked.table.slot == pointer.slot) {
+            self.turn();
+            let is_done = self.overwrite(pointer, header, key, value);
+            self.turn();
+            return is_done;
+        }
         let Some((bytes, place)) = self.active_record(pointer) else { return false };
         let size = header.record_size(key.len(), value.len());
         if granules_up(size) > granules_up(bytes.len()) {
@@ -277,7 +313,7 @@ impl Memtable {
     /// The bytes from the record at `pointer` on, if it is in memory.
     #[must_use]
     pub fn find(&self, pointer: Pointer) -> Option<&[u8]> {
-        if let Some(active) = self.active.as_ref().filter(|active| active.table.slot == pointer.slot) {
+        if let Some(active) = self.actives().find(|active| active.table.slot == pointer.slot) {
             let position = pointer.offset.checked_sub(active.start).map(|position| position as usize);
             if let Some(position) = position.filter(|position| *position < active.position) {
                 return Some(&active.buffer[position..active.position]);
@@ -286,8 +322,22 @@ impl Memtable {
         self.frozen.iter().chain(&self.written).find_map(|block| block.find(pointer))
     }
 
+    /// How many blocks were frozen since the record at `pointer` was appended, if it is not on disk yet.
+    #[must_use]
+    pub fn blocks_since(&self, pointer: Pointer) -> Option<u64> {
+        let is_active = self.active.as_ref().is_some_and(|active| {
+            active.table.slot == pointer.slot
+                && (active.start..active.start + active.position as u32).contains(&pointer.offset)
+        });
+        if is_active {
+            return Some(0);
+        }
+        let place = self.frozen.iter().rev().position(|block| block.find(pointer).is_some())?;
+        Some(place as u64 + 1)
+    }
+
     fn active_record(&mut self, pointer: Pointer) -> Option<(&mut [u8], Place)> {
-        let active = self.active.as_mut().filter(|active| active.table.slot == pointer.slot)?;
+        let active = self.active.iter_mut().chain(&mut self.parked).find(|active| active.table.slot == pointer.slot)?;
         let position = pointer.offset.checked_sub(active.start)? as usize;
         let bytes = active.buffer.get_mut(position..active.position).filter(|bytes| !bytes.is_empty())?;
         let size = record::decode_trusted(bytes).ok()?.size();

@@ -21,6 +21,7 @@
 pub mod binary;
 pub mod expiry;
 pub mod meta;
+pub mod stream;
 pub mod text;
 
 #[cfg(test)]

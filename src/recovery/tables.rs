@@ -6,13 +6,16 @@ use std::rc::Rc;
 
 use dma_alloc::Buffer;
 
+use super::checkpoint::is_checkpoint_name;
 use crate::digest::Salt;
-use crate::disktable::format::{Identity, Mark, MarkKind, Summary};
-use crate::disktable::reader;
+use crate::disktable::format::{Identity, Mark, MarkKind, RECORDS_START, Summary};
+use crate::disktable::reader::{self, Scanned, Searched};
+use crate::disktable::search::is_beyond_one_write;
 use crate::error::OpenError;
 use crate::io::{File, Io};
 use crate::limits::{PAGE_SIZE, TABLE_COUNT_MAX};
 use crate::memtable::TableUse;
+use crate::record::Kind;
 
 const PREFIX: &str = "table-";
 const SUFFIX: &str = ".dmt";
@@ -24,7 +27,7 @@ pub fn table_path(directory: &Path, slot: u32) -> PathBuf {
 }
 
 /// The slot in a table's file name; `None` when it is not one that [`table_path`] makes.
-fn slot_of(name: &str) -> Option<u32> {
+pub(super) fn slot_of(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let slot: u32 = digits.parse().ok()?;
     (digits.len() >= 6 && format!("{slot:06}") == digits && (slot as usize) < TABLE_COUNT_MAX).then_some(slot)
@@ -37,7 +40,29 @@ pub(super) struct Found<F> {
     pub(super) what: What,
 }
 
+impl<F> Clone for Found<F> {
+    fn clone(&self) -> Self {
+        Self { slot: self.slot, file: Rc::clone(&self.file), what: self.what.clone() }
+    }
+}
+
+impl<F> Found<F> {
+    /// The trailer of a table that is sealed.
+    pub(super) fn trailer(&self) -> Option<&Mark> {
+        match &self.what {
+            What::Sealed(trailer) => Some(trailer),
+            What::Free { .. } | What::Unsealed { .. } | What::Foreign(_) => None,
+        }
+    }
+
+    /// Records of a table that is sealed, as its trailer has it.
+    pub(super) fn summary_count(&self) -> usize {
+        self.trailer().map_or(0, |trailer| usize::try_from(trailer.summary_count).unwrap_or(0))
+    }
+}
+
 /// What a table file is.
+#[derive(Clone)]
 pub(super) enum What {
     /// Nothing in it.
     Free { sequence: u64 },
@@ -61,6 +86,9 @@ pub(super) async fn find_tables<I: Io>(
 ) -> std::result::Result<Vec<Found<I::File>>, OpenError> {
     let mut tables = Vec::new();
     for name in io.list(directory).map_err(OpenError::io("list", directory))? {
+        if is_checkpoint_name(&name) {
+            continue;
+        }
         let Some(slot) = slot_of(&name) else {
             tracing::warn!("{} is none of ours and is left alone", directory.join(name).display());
             continue;
@@ -83,7 +111,7 @@ pub(super) async fn find_tables<I: Io>(
 ///
 /// # Errors
 /// What a read says, when it hides what the file is.
-async fn identify<F: File>(file: &F, identity: Identity) -> Result<What> {
+pub(super) async fn identify<F: File>(file: &F, identity: Identity) -> Result<What> {
     let header = reader::read_mark(file, MarkKind::Header, identity).await;
     let trailer = reader::read_mark(file, MarkKind::Trailer, identity).await;
     if let (Ok(Ok(header)), Ok(Ok(trailer))) = (&header, &trailer)
@@ -108,11 +136,12 @@ async fn identify<F: File>(file: &F, identity: Identity) -> Result<What> {
     }
 }
 
-/// Whether the first page is as preallocation leaves it: a header is on stable media before the first record, so the
-/// table was never used.
+/// Whether the first page, and the one in which records begin, are as preallocation leaves them: a header is on stable media
+/// before the first record, so the table was never used. With records in it, its header is gone.
 async fn is_blank<F: File>(file: &F) -> bool {
-    let page = file.read_at(0, PAGE_SIZE, Buffer::zeroed(PAGE_SIZE)).await;
-    page.is_ok_and(|(page, count)| page[..count].iter().all(|byte| *byte == 0))
+    let size = RECORDS_START + PAGE_SIZE;
+    let front = file.read_at(0, size, Buffer::zeroed(size)).await;
+    front.is_ok_and(|(front, count)| front[..count].iter().all(|byte| *byte == 0))
 }
 
 /// The records of a table.
@@ -121,49 +150,105 @@ pub(super) struct Contents {
     pub(super) summaries: Vec<Summary>,
     /// Where the next record would go.
     pub(super) records_end: u32,
-    /// Where the last record ends, if a scan has found that: what follows it is not known to be zeros.
-    pub(super) exact_end: Option<u32>,
+    /// What lies behind the last record, if a scan has found where that is, and that nothing follows that counts.
+    pub(super) tail: Option<Tail>,
     /// Whether the table is as a clean stop left it.
     pub(super) intact: bool,
     /// Whether all of it could be read. If not, it is left on disk as it is: the next start may read more.
     pub(super) readable: bool,
 }
 
-/// Reads what the table holds: from its footer, or by scanning it when that is missing or damaged.
-pub(super) async fn read_contents<I: Io>(io: &I, table: &Found<I::File>, table_size: u64, salt: &Salt) -> Contents {
+/// What of a table holds nothing that counts, as offsets in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// Where the last record ends.
+    pub(super) start: u32,
+    /// From here on it is zeros.
+    pub(super) dirty_end: u64,
+}
+
+/// Reads what the table holds: from its footer, or by scanning it when that is missing or damaged. `is_stopped`: nothing was
+/// being written to it at the last stop.
+pub(super) async fn read_contents<I: Io>(
+    io: &I,
+    table: &Found<I::File>,
+    table_size: u64,
+    salt: &Salt,
+    is_stopped: bool,
+) -> Contents {
     let trailer = match &table.what {
         What::Sealed(trailer) => trailer,
-        What::Unsealed { sequence } => return scan(io, table, *sequence, table_size, salt).await,
+        What::Unsealed { sequence } => return scan(io, table, *sequence, (table_size, salt), is_stopped).await,
         What::Free { .. } | What::Foreign(_) => {
-            return Contents { summaries: Vec::new(), records_end: 0, exact_end: None, intact: false, readable: false };
+            return Contents { summaries: Vec::new(), records_end: 0, tail: None, intact: false, readable: false };
         }
     };
     let mut summaries = Vec::new();
     let footer = reader::read_footer(io, &*table.file, trailer, |summary| summaries.push(summary)).await;
     let records_end = u32::try_from(trailer.records_end).unwrap_or(0);
     match &footer {
-        Ok(0) => return Contents { summaries, records_end, exact_end: None, intact: true, readable: true },
+        Ok(0) => return Contents { summaries, records_end, tail: None, intact: true, readable: true },
         Ok(count) => tracing::warn!("table {}: {count} pages of its footer are damaged, it is scanned", table.slot),
         Err(error) => tracing::warn!("table {}: its footer cannot be read ({error}), it is scanned", table.slot),
     }
-    let scanned = scan(io, table, trailer.sequence, table_size, salt).await;
-    // What the scan cannot reach behind a damaged record, the whole pages of the footer still know.
-    if footer.is_err() || scanned.records_end >= records_end {
-        return Contents { readable: scanned.readable && footer.is_ok(), ..scanned };
+    let scanned = scan(io, table, trailer.sequence, (table_size, salt), true).await;
+    // What the scan cannot reach behind a damaged record, the whole pages of the footer still know, and the other way round.
+    let (scanned_count, is_at_end) = (scanned.summaries.len(), scanned.records_end >= records_end);
+    summaries.extend(scanned.summaries);
+    summaries.sort_by_key(|summary| summary.offset);
+    summaries.dedup_by_key(|summary| summary.offset);
+    let is_scan_whole = is_at_end && footer.is_ok() && summaries.len() == scanned_count;
+    Contents {
+        summaries,
+        records_end: records_end.max(scanned.records_end),
+        tail: scanned.tail.filter(|_| is_scan_whole),
+        intact: false,
+        readable: scanned.readable && footer.is_ok(),
     }
-    Contents { summaries, records_end, exact_end: None, intact: false, readable: scanned.readable }
 }
 
-async fn scan<I: Io>(io: &I, table: &Found<I::File>, sequence: u64, table_size: u64, salt: &Salt) -> Contents {
+/// Looks for the records of a table without using its footer.
+async fn scan<I: Io>(
+    io: &I,
+    table: &Found<I::File>,
+    sequence: u64,
+    (table_size, salt): (u64, &Salt),
+    is_stopped: bool,
+) -> Contents {
     let mut summaries = Vec::new();
-    let usage = TableUse { slot: table.slot, sequence };
-    let scanned = reader::scan(io, &*table.file, usage, table_size, salt, |summary| summaries.push(summary)).await;
-    if let Some(error) = &scanned.failure {
-        tracing::error!("table {}: reading it failed, what follows is not found now: {error}", table.slot);
+    let (file, usage) = (&*table.file, TableUse { slot: table.slot, sequence });
+    let scanned = reader::scan(io, file, usage, table_size, salt, |summary| summaries.push(summary)).await;
+    let Scanned { records_end, stop, .. } = scanned;
+    let unreadable = |summaries, error| {
+        tracing::error!("table {}: cannot be read beyond offset {stop}: {error}", table.slot);
+        Contents { summaries, records_end, tail: None, intact: false, readable: false }
+    };
+    if let Some(error) = scanned.failure {
+        return unreadable(summaries, error);
     }
-    let readable = scanned.failure.is_none();
-    let exact_end = Some(scanned.exact_end);
-    Contents { summaries, records_end: scanned.records_end, exact_end, intact: false, readable }
+    // A table that goes on is wiped from there on: not before it is known that nothing is lost with that.
+    let mut behind = Vec::new();
+    let searched = reader::search(io, file, (usage, table_size), stop, salt, |summary| behind.push(summary)).await;
+    let Searched { last, dirty_end } = match searched {
+        Ok(searched) => searched,
+        Err(error) => return unreadable(summaries, error),
+    };
+    let is_torn = !is_stopped && !is_beyond_one_write(stop.into(), last.into(), table_size);
+    if behind.is_empty() || is_torn {
+        let tail = Some(Tail { start: scanned.exact_end, dirty_end });
+        return Contents { summaries, records_end, tail, intact: false, readable: true };
+    }
+    let (slot, count) = (table.slot, behind.len());
+    tracing::error!(
+        "table {slot}: what lies at offset {stop} is damaged. The {count} records behind it are kept; what was there may be \
+            lost: `dmacached verify` says more"
+    );
+    // If a power cut took a block before others that no sync had covered either, a touch may be of a value that is gone: it
+    // would count for an older one.
+    behind.retain(|summary| is_stopped || summary.kind != Kind::Touch);
+    summaries.append(&mut behind);
+    let records_end = last.next_multiple_of(PAGE_SIZE as u32);
+    Contents { summaries, records_end, tail: None, intact: false, readable: true }
 }
 
 #[cfg(test)]

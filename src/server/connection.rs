@@ -224,6 +224,12 @@ impl Parser {
         self.swallow_size == 0 && self.rest.is_none() && !self.is_closed && !self.is_locked
     }
 
+    /// Whether nothing more is to be parsed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     /// Nothing more is to be parsed.
     pub fn close(&mut self) {
         self.is_closed = true;

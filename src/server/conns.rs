@@ -50,7 +50,7 @@ impl Server {
 fn state_of(session: &Session) -> &'static str {
     match session.waits {
         _ if session.is_broken || session.has_ended => "conn_closing",
-        Waits::Record | Waits::Reads => "conn_io_queue",
+        Waits::Record | Waits::Reads | Waits::Commit => "conn_io_queue",
         Waits::Dump => "conn_watch",
         Waits::Output => "conn_mwrite",
         Waits::Turn | Waits::Room => "conn_parse_cmd",

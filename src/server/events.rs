@@ -88,7 +88,7 @@ impl Server {
             // The end of the stream. What was asked for before it is answered: a client may close its half and go on
             // reading.
             Ok(None) if session.is_watcher => return self.break_off(key),
-            Ok(None) => session.has_ended = true,
+            Ok(None) => (session.has_ended, session.is_cut) = (true, false),
             // No buffer was free, or we asked for it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ECANCELED)) => {}
             Err(_) => return self.break_off(key),
@@ -161,6 +161,10 @@ impl Server {
                         Settled::Miss => Some(Answer::Miss),
                     };
                     let is_settled = pending.answer.is_some();
+                    if self.commits {
+                        let trace = self.shard.store().take_trace();
+                        self.depend(session, trace);
+                    }
                     if is_settled { self.settled(session, key) } else { self.reads.again(key) }
                 }
             }
@@ -220,18 +224,27 @@ impl Server {
         if !is_over {
             return;
         }
+        let is_early = matches!(self.phase, Phase::Finishing { linger, .. } if self.io.moment() < linger);
+        let lingers = session.is_cut && !session.is_broken && is_early;
         match session.receiving {
+            Receiving::Stopping | Receiving::Lingering => {}
+            Receiving::Armed | Receiving::Off if lingers => {
+                if session.receiving == Receiving::Off {
+                    self.io.ring().receive(key.to_bits(), session.socket.as_fd());
+                }
+                session.receiving = Receiving::Lingering;
+                socket::end_sending(&session.socket);
+            }
+            Receiving::Armed => {
+                session.receiving = Receiving::Stopping;
+                socket::shut_down(&session.socket);
+            }
             Receiving::Off => {
                 self.shard.watchers().remove(key.to_bits());
                 self.tell_of_connection(key, Some("normal"));
                 self.sessions.remove(key);
                 let counter = &self.counters.curr_connections;
                 counter.set(counter.get() - 1);
-            }
-            Receiving::Stopping => {}
-            Receiving::Armed => {
-                session.receiving = Receiving::Stopping;
-                socket::shut_down(&session.socket);
             }
         }
     }

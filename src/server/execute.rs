@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 
 use dma_alloc::Key;
 
+use super::commit::Refusal;
 use super::connection::Step;
 use super::session::{Answering, HeldRead, Receiving, Session, Waits};
 use super::{INPUT_SIZE_HIGH, Phase, Server, ServerOptions};
@@ -68,9 +69,9 @@ impl Server {
         if self.shard.watchers().is_any() {
             self.shard.watchers().set_speaker(session.socket.as_raw_fd());
         }
-        let Session { input, parser, queue, held, .. } = session;
+        let Session { input, parser, queue, held, depends_on, .. } = session;
         let bytes = direct.unwrap_or_else(|| input.unparsed());
-        let (shard, options) = (&self.shard, &self.options);
+        let (shard, options, commits) = (&self.shard, &self.options, self.commits);
         let mut answers = Answering { session: key, queue, reads: &mut self.reads, spares: &mut self.spares };
         let (mut position, mut count) = (0, 0);
         let mut announced_count = 0;
@@ -108,7 +109,8 @@ impl Server {
                 Step::Request { .. } if count == options.requests_per_turn => return (position, count, Stopped::Turn),
                 Step::Request { request, consumed, swallow_size } => {
                     count += 1;
-                    match run(shard, &request, held, &mut answers) {
+                    let depends_on = commits.then_some(&mut *depends_on);
+                    match run_traced(shard, &request, held, &mut answers, depends_on) {
                         Ran::Done => (consumed, swallow_size),
                         Ran::DoneAnd(stopped) => {
                             parser.executed(swallow_size);
@@ -142,6 +144,7 @@ impl Server {
             Stopped::Asked(After::ShutDown) => self.is_shut_down = true,
             _ => {}
         }
+        self.note_dependent(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.waits = match stopped {
             Stopped::NeedInput => Waits::Nothing,
@@ -235,6 +238,35 @@ enum Ran<'a> {
     Waits(Waits),
 }
 
+/// As [`run`], and notes in `depends_on`, if there are groups to wait for, which one the answer depends on.
+fn run_traced<'a>(
+    shard: &Shard<RingIo>,
+    request: &Request<'a>,
+    held: &mut Option<HeldRead>,
+    answers: &mut Answering<'_>,
+    depends_on: Option<&mut u64>,
+) -> Ran<'a> {
+    let Some(depends_on) = depends_on else { return run(shard, request, held, answers) };
+    let start = answers.queue.end();
+    let ran = run(shard, request, held, answers);
+    let trace = shard.store().take_trace();
+    *depends_on = (*depends_on).max(trace.last());
+    if trace.written > 0
+        && let Some(refusal) = refusal_of(request, &ran)
+    {
+        // What it has written may still fail.
+        answers.queue.keep(trace.written, refusal, start);
+    }
+    ran
+}
+
+/// What is told instead of a request's answer if the device refuses what was written on the way to it; `None`: there is no
+/// answer, or it stays.
+fn refusal_of(request: &Request<'_>, ran: &Ran<'_>) -> Option<Refusal> {
+    // A delayed flush that was due may be written before a request has to wait. Its answer comes when it is executed again.
+    if matches!(ran, Ran::Waits(_)) { None } else { Refusal::of(request) }
+}
+
 /// Executes a request, with the record that was read for it if there is one.
 fn run<'a>(
     shard: &Shard<RingIo>,
@@ -290,4 +322,18 @@ fn announce(shard: &Shard<RingIo>, bytes: &[u8]) -> usize {
         shard.store().announce(keys.iter().copied());
     }
     keys.len().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_waits_has_no_answer_to_be_replaced() {
+        let request = Request::Delete { key: b"k", noreply: false };
+        assert_eq!(refusal_of(&request, &Ran::Done), Some(Refusal::Text));
+        assert_eq!(refusal_of(&request, &Ran::Waits(Waits::Room)), None, "it would be answered twice");
+        let quiet = Request::Delete { key: b"k", noreply: true };
+        assert_eq!(refusal_of(&quiet, &Ran::Done), None);
+    }
 }

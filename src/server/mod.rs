@@ -12,6 +12,7 @@
 //! and the client waits in its own socket.
 
 pub mod auth;
+mod commit;
 pub mod connection;
 mod conns;
 mod dump;
@@ -35,14 +36,15 @@ use crate::error::OpenError;
 use crate::io::Io;
 use crate::io::ring::RingIo;
 use crate::io::ring::sleep::Patience;
-use crate::limits::{REQUESTS_PER_ROUNDS, STOP_PATIENCE};
+use crate::limits::{REQUESTS_PER_ROUNDS, STOP_LINGER, STOP_PATIENCE};
 use crate::protocol::ParseLimits;
 use crate::shard::Shard;
 use crate::stats::ConnectionCounters;
+use crate::store::Durability;
 use auth::Auth;
 use dump::DumpUnderWay;
 use reads::Reads;
-use session::{Session, Spares, Waits};
+use session::{Receiving, Session, Spares, Waits};
 
 pub use crate::limits::INPUT_SIZE_HIGH;
 pub use listener::{Address, BindError, Endpoint, Listeners};
@@ -79,6 +81,10 @@ pub struct Server {
     wait_for_room: Vec<Key>,
     /// Connections that wait for room among the reads.
     wait_for_reads: Vec<Key>,
+    /// Writes are answered when they are on stable media.
+    commits: bool,
+    /// Connections that depend on what is not there yet.
+    dependent: Vec<Key>,
     /// Lists of all keys that are being made.
     dumps: Vec<DumpUnderWay>,
     seen_progress: u64,
@@ -92,8 +98,13 @@ pub struct Server {
 /// Where a server is in its life.
 enum Phase {
     Serving,
-    /// It accepts nothing more and answers what it has received, until this moment at the latest.
-    Finishing(Duration),
+    /// It accepts nothing more, takes nothing more from anybody, and answers what it has received.
+    Finishing {
+        /// Until this moment, clients that are still sending are listened to, so that they get their answers.
+        linger: Duration,
+        /// Until this moment at the latest, clients may take their answers.
+        deadline: Duration,
+    },
     /// The store is being closed; the cell gets the outcome.
     Closing(Rc<Cell<Option<Result<(), OpenError>>>>),
 }
@@ -109,6 +120,7 @@ impl Server {
         options: ServerOptions,
     ) -> Self {
         let facts = shard.facts();
+        let commits = shard.store().durability() == Durability::Sync;
         Self {
             limits: ParseLimits { item_size_max: facts.item_size_max },
             reads: Reads::new(io.clone(), shard.store().clone()),
@@ -123,6 +135,8 @@ impl Server {
             dirty: Vec::new(),
             wait_for_room: Vec::new(),
             wait_for_reads: Vec::new(),
+            commits,
+            dependent: Vec::new(),
             dumps: Vec::new(),
             seen_progress: 0,
             next_look: None,
@@ -149,6 +163,7 @@ impl Server {
             self.run_rounds();
             self.pass_on_dumps();
             self.pass_on_watched();
+            self.commit_turn();
             self.send_answers();
             self.look_around();
             // Last of all, as buffers come back all the time: when reads end, answers are sent, updates are executed and
@@ -185,6 +200,7 @@ impl Server {
         let progress = self.shard.store().progress_count();
         if progress != self.seen_progress {
             self.seen_progress = progress;
+            self.end_commits();
             for key in std::mem::take(&mut self.wait_for_room) {
                 self.resume(key, Waits::Room);
             }
@@ -211,7 +227,7 @@ impl Server {
         while left > 0
             && let Some(key) = self.ready.pop_front()
         {
-            if let Some(session) = self.sessions.get_mut(key) {
+            if let Some(session) = self.sessions.get_mut(key).filter(|session| session.waits == Waits::Turn) {
                 session.waits = Waits::Nothing;
                 left = left.saturating_sub(self.execute(key, &[]).max(1));
             }
@@ -220,18 +236,14 @@ impl Server {
 
     /// Sends what each connection has, unless it is sending already.
     fn send_answers(&mut self) {
-        let ring = self.io.ring();
-        for key in self.dirty.drain(..) {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            session.is_dirty = false;
-            if session.is_sending || session.is_broken {
-                continue;
-            }
-            if let Some(outgoing) = session.queue.outgoing.take_if(|outgoing| !outgoing.is_empty()) {
-                session.is_sending = true;
-                ring.send(key.to_bits(), std::os::fd::AsFd::as_fd(&session.socket), outgoing);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.is_dirty = false;
+                self.send(key);
             }
         }
+        self.dirty = dirty;
     }
 
     /// Looks after what no completion tells of, when it is time: idle connections, listeners that had to pause.
@@ -258,24 +270,39 @@ impl Server {
     fn begin_stop(&mut self) {
         tracing::info!("stopping: no new connections, finishing what was asked");
         self.listeners.close(self.io.ring());
-        let deadline = self.io.moment() + STOP_PATIENCE;
-        self.next_look = Some(deadline);
+        let now = self.io.moment();
+        let (linger, deadline) = (now + STOP_LINGER, now + STOP_PATIENCE);
+        self.next_look = Some(linger);
         self.break_off_dumps();
-        self.phase = Phase::Finishing(deadline);
+        self.phase = Phase::Finishing { linger, deadline };
+        for key in self.session_keys() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.cut(now.as_secs());
+            }
+            self.close_if_over(key);
+        }
+    }
+
+    fn session_keys(&self) -> Vec<Key> {
+        self.sessions.iter().map(|(key, _)| key).collect()
     }
 
     /// Goes on from answering to closing the store to the end.
     fn go_on_stopping(&mut self) -> Option<Result<(), OpenError>> {
         match &self.phase {
             Phase::Serving => None,
-            Phase::Finishing(deadline) => {
-                let busy_count = self.sessions.iter().filter(|(_, session)| !session.is_quiet()).count();
-                let is_late = self.io.moment() >= *deadline;
-                if (busy_count == 0 && self.reads.is_empty() && self.listeners.are_closed()) || is_late {
+            Phase::Finishing { linger, deadline } => {
+                let (now, busy_count) = (self.io.moment(), self.busy_count());
+                let is_done = busy_count == 0 && self.reads.is_empty() && self.listeners.are_closed();
+                let lingers =
+                    now < *linger && self.sessions.iter().any(|(_, session)| session.receiving == Receiving::Lingering);
+                if (is_done && !lingers) || now >= *deadline {
                     if busy_count > 0 {
                         tracing::warn!("{busy_count} connections have not taken their answers and are closed");
                     }
                     self.begin_closing();
+                } else if now >= *linger {
+                    self.next_look = Some(*deadline);
                 }
                 None
             }
@@ -283,9 +310,13 @@ impl Server {
         }
     }
 
+    /// Connections that have requests or answers under way.
+    fn busy_count(&self) -> usize {
+        self.sessions.iter().filter(|(_, session)| !session.is_quiet()).count()
+    }
+
     fn begin_closing(&mut self) {
-        let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.break_off(key));
+        self.session_keys().into_iter().for_each(|key| self.break_off(key));
         let outcome = Rc::new(Cell::new(None));
         let (store, told) = (self.shard.store().clone(), Rc::clone(&outcome));
         let io = self.io.clone();

@@ -1,14 +1,17 @@
 //! What the server knows of one connection, and the order of its answers.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use dma_alloc::{Key, SharedLease};
+use dma_alloc::{Key, PinnedCell, SharedLease};
 
+use super::commit::{KeptAnswers, Refusal};
 use super::connection::{Input, Parser};
 use super::reads::{Answer, Pending, Purpose, Reads};
-use crate::io::ring::{Outgoing, RingFile, RingIo};
+use crate::io::ring::{Kept, Outgoing, RingFile, RingIo};
 use crate::limits::{
     CONNECTION_PENDING_COUNT_MAX, CONNECTION_READ_SIZE_MAX, GATHER_SIZE_MIN, MIB, OUTPUT_SIZE_HIGH, OUTPUT_SIZE_KEPT,
+    STOP_SILENCE_SECONDS,
 };
 use crate::shard::{Answers, PendingGet, Shard, ValueSink};
 use crate::store::DiskRead;
@@ -30,6 +33,8 @@ pub(super) enum Waits {
     Reads,
     /// The list of all keys is being sent.
     Dump,
+    /// What it has written, or was shown, is on its way to the device.
+    Commit,
 }
 
 /// Whether the ring receives for a connection.
@@ -38,6 +43,8 @@ pub(super) enum Receiving {
     Armed,
     /// It was asked to stop.
     Stopping,
+    /// The server stops, and has told the client that nothing more will be sent: what still comes is not looked at.
+    Lingering,
     Off,
 }
 
@@ -60,12 +67,18 @@ pub(super) struct Session {
     pub(super) is_sending: bool,
     /// It is among those whose answers are sent at the end of the turn.
     pub(super) is_dirty: bool,
-    /// Nothing more comes from the client.
+    /// Nothing more comes from the client, or it is not looked at.
     pub(super) has_ended: bool,
+    /// The server has ended it, and the client may still be sending.
+    pub(super) is_cut: bool,
     /// Nothing more can be sent, or is to be.
     pub(super) is_broken: bool,
     /// It is told what others do.
     pub(super) is_watcher: bool,
+    /// The group of records that must have ended before its answers are sent; 0: none.
+    pub(super) depends_on: u64,
+    /// It is among those that depend on one.
+    pub(super) is_held: bool,
     /// The second in which it last received something.
     pub(super) active: u64,
 }
@@ -83,8 +96,11 @@ impl Session {
             is_sending: false,
             is_dirty: false,
             has_ended: false,
+            is_cut: false,
             is_broken: false,
             is_watcher: false,
+            depends_on: 0,
+            is_held: false,
             active: now,
         }
     }
@@ -92,6 +108,13 @@ impl Session {
     /// Whether everything that was asked for is answered and sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.waits == Waits::Nothing && !self.is_sending && self.queue.is_empty()
+    }
+
+    /// As the server stops: what has come as a whole is still executed, and nothing behind it.
+    pub(super) fn cut(&mut self, now_seconds: u64) {
+        let is_silent = self.active + STOP_SILENCE_SECONDS <= now_seconds;
+        self.is_cut = !self.has_ended && !is_silent && !self.is_watcher;
+        self.has_ended = true;
     }
 }
 
@@ -111,6 +134,10 @@ pub(super) struct AnswerQueue {
     deferred_taken: usize,
     /// Bytes that were in `deferred` before its first byte now.
     deferred_base: u64,
+    /// Gets that have waited and are answered.
+    settled_count: u64,
+    /// Answers of writes that may still fail.
+    pub(super) kept: KeptAnswers,
 }
 
 impl AnswerQueue {
@@ -135,8 +162,22 @@ impl AnswerQueue {
         if self.first.is_some() { &mut self.deferred } else { self.complete(spares).bytes_mut() }
     }
 
-    fn complete(&mut self, spares: &mut Spares) -> &mut Outgoing {
+    pub(super) fn complete(&mut self, spares: &mut Spares) -> &mut Outgoing {
         self.outgoing.get_or_insert_with(|| spares.take())
+    }
+
+    /// Where the next answer goes.
+    pub(super) fn end(&self) -> u64 {
+        match self.first {
+            Some(_) => self.deferred_end(),
+            None => self.outgoing.as_ref().map_or(0, |outgoing| outgoing.bytes().len() as u64),
+        }
+    }
+
+    /// Keeps the answer of a write, which began at `start`, as its group may fail. No get has come in between.
+    pub(super) fn keep(&mut self, group: u64, refusal: Refusal, start: u64) {
+        let behind = self.first.map(|_| self.settled_count + self.pending_count as u64);
+        self.kept.keep(group, refusal, start..self.end(), behind);
     }
 
     /// Moves what is complete at the front to `outgoing`; says whether anything was.
@@ -156,6 +197,7 @@ impl AnswerQueue {
             self.last = self.last.filter(|_| next.is_some());
             self.pending_count -= 1;
             self.pending_size -= size;
+            self.settled_count += 1;
             let outgoing = self.complete(spares);
             match answer {
                 Answer::Hit(lease) => {
@@ -176,6 +218,10 @@ impl AnswerQueue {
         let end = usize::try_from(end - self.deferred_base).expect("a part of what is in memory");
         let start = std::mem::replace(&mut self.deferred_taken, end);
         let outgoing = self.outgoing.get_or_insert_with(|| spares.take());
+        if !self.kept.is_empty() {
+            let complete = outgoing.bytes_mut().len() as u64;
+            self.kept.moved(self.settled_count, self.deferred_base + start as u64, complete);
+        }
         outgoing.bytes_mut().extend_from_slice(&self.deferred[start..end]);
         // As soon as what is left is no more than what goes, so that moving it costs no more than it has cost to write: a
         // client that always has a get in flight never lets it run empty.
@@ -221,7 +267,7 @@ impl ValueSink for Gathering<'_> {
     fn value(&mut self, value: &[u8]) {
         let start = value.as_ptr().addr().wrapping_sub(self.lease.as_ptr().addr());
         if self.may_keep && value.len() >= GATHER_SIZE_MIN && start + value.len() <= self.lease.len() {
-            self.outgoing.push_value(self.lease.clone(), start..start + value.len());
+            self.outgoing.push_value(Kept::Read(self.lease.clone()), start..start + value.len());
         } else {
             self.outgoing.bytes_mut().extend_from_slice(value);
         }
@@ -240,6 +286,15 @@ impl Answers<RingFile> for Answering<'_> {
     #[inline]
     fn buffer(&mut self) -> &mut Vec<u8> {
         self.queue.buffer(self.spares)
+    }
+
+    fn keeps_values(&mut self) -> bool {
+        // What is behind a get that waits is gathered as bytes.
+        self.queue.first.is_none()
+    }
+
+    fn keep_value(&mut self, cell: PinnedCell, part: Range<usize>) {
+        self.queue.complete(self.spares).push_value(Kept::Cached(cell), part);
     }
 
     fn read_later(&mut self, get: PendingGet<RingFile>) -> bool {

@@ -1,6 +1,7 @@
 //! Commands about the server.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use super::watch::refusal;
 use super::{After, Answers, Executed, Shard};
@@ -9,18 +10,11 @@ use crate::io::Io;
 use crate::limits::MIB;
 use crate::protocol::{Admin, AdminAnswer, Classes, TimeChange};
 
-/// What clients take for memcached's crawler.
-#[derive(Debug)]
+/// What clients take for memcached's crawler, beside that of the store.
+#[derive(Debug, Default)]
 pub(super) struct Crawler {
-    pub(super) is_enabled: Cell<bool>,
     /// It lists keys for somebody.
     pub(super) is_busy: Cell<bool>,
-}
-
-impl Default for Crawler {
-    fn default() -> Self {
-        Self { is_enabled: Cell::new(true), is_busy: Cell::default() }
-    }
 }
 
 impl<I: Io> Shard<I> {
@@ -30,6 +24,10 @@ impl<I: Io> Shard<I> {
             Admin::Answered { answer, noreply: false } => answer,
             Admin::EnableCrawler(enable) => self.enable_crawler(enable),
             Admin::Crawl(classes) => self.crawl(classes),
+            Admin::CrawlerSleep { micros } => {
+                self.store.set_crawl_pause(Duration::from_micros(micros.into()));
+                AdminAnswer::Ok
+            }
             Admin::DebugTime(_) | Admin::DebugFlush if !self.facts.debug_commands => AdminAnswer::Error,
             Admin::DebugTime(None) => AdminAnswer::Error,
             Admin::DebugTime(Some(change)) => {
@@ -56,6 +54,13 @@ impl<I: Io> Shard<I> {
                 Err(_) if noreply => return Executed::Done(After::Continue),
                 Err(refusal) => refusal,
             },
+            Admin::Recache { is_enabled, noreply } => {
+                self.store.enable_cache(is_enabled);
+                if noreply {
+                    return Executed::Done(After::Continue);
+                }
+                AdminAnswer::Ok
+            }
             Admin::MemoryLimit { mebibytes, noreply } => {
                 let is_changed = self.store.set_memory((mebibytes as usize).saturating_mul(MIB));
                 if noreply {
@@ -68,21 +73,25 @@ impl<I: Io> Shard<I> {
         Executed::Done(After::Continue)
     }
 
-    /// Nothing runs that could be started or stopped; the answers are those of a crawler that does.
     fn enable_crawler(&self, enable: bool) -> AdminAnswer {
-        let was_enabled = self.crawler.is_enabled.replace(enable);
+        let was_enabled = self.store.is_crawler_enabled();
+        self.store.enable_crawler(enable);
         if enable && was_enabled { AdminAnswer::CrawlerNotStarted } else { AdminAnswer::Ok }
     }
 
-    /// Expired records leave when they are met, and with their tables: there is nothing to be gained by looking for them.
+    /// Has the store look for expired records now: in all classes, as there is one.
     fn crawl(&self, classes: Classes) -> AdminAnswer {
         match classes {
-            _ if !self.crawler.is_enabled.get() => AdminAnswer::CrawlerDisabled,
+            _ if !self.store.is_crawler_enabled() => AdminAnswer::CrawlerDisabled,
             Classes::Bad => AdminAnswer::BadClass,
             _ if self.crawler.is_busy.get() => AdminAnswer::CrawlerBusy,
             Classes::None => AdminAnswer::NothingToCrawl,
             Classes::Hash => AdminAnswer::CrawlerFailed,
-            Classes::All | Classes::Others => AdminAnswer::Ok,
+            Classes::Others => AdminAnswer::Ok,
+            Classes::All => {
+                self.store.crawl();
+                AdminAnswer::Ok
+            }
         }
     }
 }

@@ -82,6 +82,7 @@ impl<I: Io> Shard<I> {
                 let flushed = self.flush_items(exptime).map_err(Stopped::At)?;
                 match flushed {
                     Some(Changed::NoSpace) => encode_status(out, reply, Status::OutOfMemory),
+                    Some(Changed::Failed) => encode_status(out, reply, Status::DiskWriteFailed),
                     Some(Changed::Done | Changed::NotFound) => encode_empty(out, reply),
                     None => encode_status(out, reply, Status::AuthFailure),
                 }
@@ -192,5 +193,6 @@ fn status(outcome: Outcome) -> Status {
         Outcome::TooLarge => Status::TooLarge,
         Outcome::NoSpace => Status::OutOfMemory,
         Outcome::ReadFailed => Status::DiskReadFailed,
+        Outcome::WriteFailed => Status::DiskWriteFailed,
     }
 }

@@ -60,7 +60,7 @@ impl<I: Io> Shard<I> {
             DumpStyle::MetaGet => (AdminAnswer::KeyDumpNotAllowed, AdminAnswer::KeyDumpPipelined),
         };
         match classes {
-            _ if !self.crawler.is_enabled.get() => Err(AdminAnswer::CrawlerDisabled),
+            _ if !self.store.is_crawler_enabled() => Err(AdminAnswer::CrawlerDisabled),
             _ if !is_allowed => Err(not_allowed),
             _ if !answers.is_idle() => Err(pipelined),
             Classes::Bad => Err(AdminAnswer::BadClass),

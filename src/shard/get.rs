@@ -1,14 +1,18 @@
 //! Fetching items: from memory at once, from disk in two steps.
 
 use std::fmt;
+use std::marker::PhantomData;
+
+use dma_alloc::PinnedCell;
 
 use super::meta::Asked;
 use super::operations::Attempt;
 use super::{After, Answers, Executed, Pause, Shard, ValueSink};
+use crate::cache::CachedRecord;
 use crate::clock::Seconds;
 use crate::digest::Digest;
 use crate::io::Io;
-use crate::limits::{KEY_SIZE_MAX, KEYS_PER_TURN};
+use crate::limits::{GATHER_SIZE_MIN, KEY_SIZE_MAX, KEYS_PER_TURN};
 use crate::protocol::Keys;
 use crate::protocol::binary::encode::encode_miss;
 use crate::protocol::binary::{self, BinaryReply};
@@ -103,6 +107,24 @@ pub(super) enum Stopped<F> {
 /// What came of one key of a get.
 pub(super) type Fetch<F> = Result<(), Stopped<F>>;
 
+/// A record's value in the cache, to be sent from there.
+struct Keeping<'a, F, A> {
+    answers: &'a mut A,
+    cell: PinnedCell,
+    file: PhantomData<F>,
+}
+
+impl<F, A: Answers<F>> ValueSink for Keeping<'_, F, A> {
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        self.answers.buffer()
+    }
+
+    fn value(&mut self, value: &[u8]) {
+        let start = value.as_ptr().addr() - self.cell.as_ptr().addr();
+        self.answers.keep_value(self.cell.clone(), start..start + value.len());
+    }
+}
+
 impl<I: Io> Shard<I> {
     pub(super) fn get<'a>(
         &self,
@@ -146,7 +168,8 @@ impl<I: Io> Shard<I> {
         Executed::Done(After::Continue)
     }
 
-    /// One item, which gets another expiry if there is one. It is looked for first: one that expires at once is still answered.
+    /// One item, which gets another expiry if there is one. It is looked for first: one that expires at once is still
+    /// answered.
     #[inline]
     pub(super) fn fetch(
         &self,
@@ -157,11 +180,15 @@ impl<I: Io> Shard<I> {
     ) -> Fetch<I::File> {
         let digest = self.store.digest(key);
         let start = expiry.map(|_| answers.buffer().len());
-        let append = |record: Record<'_>| {
-            self.encode(key, form, &record, answers.buffer());
+        let append = |record: Record<'_>, cached: Option<CachedRecord<'_>>| {
+            // What may have to be taken back is copied.
+            let cached = cached.filter(|_| expiry.is_none() && record.value.len() >= GATHER_SIZE_MIN);
+            if !self.encode_kept(key, form, &record, cached, answers) {
+                self.encode(key, form, &record, answers.buffer());
+            }
             record.was_fetched
         };
-        match self.store.seek(&digest, key, append) {
+        match self.store.seek_cached(&digest, key, append) {
             Sought::Found(was_fetched) => {
                 if let Some(expiry) = expiry
                     && let Err(obstacle) = self.touch_fetched(key, expiry)
@@ -248,24 +275,41 @@ impl<I: Io> Shard<I> {
     /// # Panics
     /// When it has not.
     pub fn encode_hit(&self, get: &PendingGet<I::File>, bytes: &[u8], sink: &mut impl ValueSink) {
-        let record = get.read.verified_record(bytes);
-        if !matches!(get.form, Form::Binary { with_value: false, .. }) {
-            self.watchers.fetched(get.key(), Some(record.value.len()));
+        self.encode_into(get.key(), &get.form, &get.read.verified_record(bytes), sink);
+    }
+
+    /// Makes the answer with a record that is cached, whose value is then sent from there. Says whether it did.
+    pub(super) fn encode_kept(
+        &self,
+        key: &[u8],
+        form: &Form,
+        record: &Record<'_>,
+        cached: Option<CachedRecord<'_>>,
+        answers: &mut impl Answers<I::File>,
+    ) -> bool {
+        let Some(cell) = cached.filter(|_| answers.keeps_values()).and_then(CachedRecord::pin) else { return false };
+        self.encode_into(key, form, record, &mut Keeping { answers, cell, file: PhantomData::<I::File> });
+        true
+    }
+
+    fn encode_into(&self, key: &[u8], form: &Form, record: &Record<'_>, sink: &mut impl ValueSink) {
+        if !matches!(form, Form::Binary { with_value: false, .. }) {
+            self.watchers.fetched(key, Some(record.value.len()));
         }
-        let (key, flags) = (get.key(), record.header.client_flags);
-        let end: &[u8] = match &get.form {
+        let flags = record.header.client_flags;
+        let end: &[u8] = match form {
             Form::Text { with_cas, .. } => {
                 let cas = with_cas.then(|| self.cas(&record.header));
                 encode_value_header(sink.buffer(), key, flags, cas, record.value.len());
                 b"\r\n"
             }
             Form::Meta(asked) => {
-                if !self.encode_meta_header(key, asked, &record, sink.buffer()) {
+                if !self.encode_meta_header(key, asked, record, sink.buffer()) {
                     return;
                 }
                 b"\r\n"
             }
-            Form::Binary { with_value: false, .. } => return self.encode(key, &get.form, &record, sink.buffer()),
+            Form::Binary { with_value: false, .. } => return self.encode(key, form, record, sink.buffer()),
             Form::Binary { reply, .. } => {
                 let cas = self.cas(&record.header);
                 binary::encode::encode_value_header(sink.buffer(), *reply, key, flags, cas, record.value.len());

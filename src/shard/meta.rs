@@ -7,11 +7,13 @@
 
 use super::get::{Fetch, Form, PendingGet, Settled, Stopped};
 use super::operations::{Attempt, Counted, KEY_BINARY, Order, Outcome, Removal, STALE, Sum, TOKEN_SENT, meta_of};
+use super::token::{Taken, needs_token, standing};
 use super::verbs::stored_line;
 use super::{After, Answers, Executed, Shard};
+use crate::cache::CachedRecord;
 use crate::clock::Seconds;
 use crate::io::Io;
-use crate::limits::{ITEM_OVERHEAD_SIZE, KEY_SIZE_MAX};
+use crate::limits::{GATHER_SIZE_MIN, ITEM_OVERHEAD_SIZE, KEY_SIZE_MAX};
 use crate::protocol::meta::encode::{Code, MetaItem, Standing, encode_code, encode_debug, encode_item, encode_stored};
 use crate::protocol::meta::{MetaOptions, MetaReply, MetaVerb};
 use crate::protocol::text::encode::{Answer, encode_answer};
@@ -71,16 +73,6 @@ enum Looked {
     NeedsToken,
 }
 
-/// What an item's state says to whoever fetches it.
-fn standing(header: &Header, has_won: bool) -> Standing {
-    Standing { has_won, token_sent: header.bits & TOKEN_SENT != 0, is_stale: header.bits & STALE != 0 }
-}
-
-/// Whether whoever fetches the item next is to be told to fetch it anew.
-fn needs_token(header: &Header) -> bool {
-    header.bits & (STALE | TOKEN_SENT) == STALE
-}
-
 impl<I: Io> Shard<I> {
     pub(super) fn meta<'a>(
         &self,
@@ -128,14 +120,18 @@ impl<I: Io> Shard<I> {
         }
         let digest = self.store.digest(key);
         let start = asked.expiry.map(|_| answers.buffer().len());
-        let look = |record: Record<'_>| {
+        let look = |record: Record<'_>, cached: Option<CachedRecord<'_>>| {
             if needs_token(&record.header) {
                 return Looked::NeedsToken;
+            }
+            let cached = cached.filter(|_| asked.expiry.is_none() && record.value.len() >= GATHER_SIZE_MIN);
+            if self.encode_kept(key, &Form::Meta(asked), &record, cached, answers) {
+                return Looked::Encoded { was_fetched: record.was_fetched };
             }
             self.encode_meta(key, &asked, &record, standing(&record.header, false), answers.buffer());
             Looked::Encoded { was_fetched: record.was_fetched }
         };
-        match self.store.seek(&digest, key, look) {
+        match self.store.seek_cached(&digest, key, look) {
             Sought::Found(Looked::NeedsToken) => {
                 self.meta_fetch(key, &asked, Change::default(), held, answers.buffer()).map_err(Stopped::At)
             }
@@ -207,7 +203,7 @@ impl<I: Io> Shard<I> {
                 return Err(obstacle);
             }
         };
-        let is_refused = matches!(stored, Some(Stored::NoSpace | Stored::TooLarge));
+        let is_refused = matches!(stored, Some(Stored::NoSpace | Stored::TooLarge | Stored::Failed));
         if is_refused && matches!(fetched, Fetched::Hit { .. }) && !change.nobody_wins {
             return self.meta_fetch(key, asked, Change { nobody_wins: true, ..change }, held, out);
         }
@@ -272,12 +268,12 @@ impl<I: Io> Shard<I> {
         if let Some(record) = record {
             if needs_token(&record.header) {
                 let held = Held { read: &get.read, bytes };
-                let Some(standing) = self.take_token(get.key(), &record.header, &held) else {
+                let Some(Taken { standing, was_fetched }) = self.take_token(get.key(), &record.header, &held) else {
                     // There will be room to note it when it is read again.
                     return Settled::Again;
                 };
                 self.encode_meta(get.key(), asked, &record, standing, encoded);
-                self.note_fetched(&get.digest, asked.no_bump && !record.was_fetched);
+                self.note_fetched(&get.digest, was_fetched.is_none_or(|was_fetched| asked.no_bump && !was_fetched));
                 self.count_meta(asked, true);
                 return Settled::Encoded;
             }
@@ -302,33 +298,6 @@ impl<I: Io> Shard<I> {
         }
         self.meta_miss(get.key(), asked, encoded);
         Settled::Encoded
-    }
-
-    /// Takes the token of a stale record that was read from disk: whether whoever asked has won it, or another has it.
-    /// `None`: there is no room to note it at the moment.
-    fn take_token(&self, key: &[u8], read: &Header, held: &Held<'_, I::File>) -> Option<Standing> {
-        let unique = self.store.cas_of(read);
-        let take = |record: Option<Record<'_>>, scratch: &mut Vec<u8>| match record {
-            Some(record) if self.store.cas_of(&record.header) == unique => {
-                let header = &record.header;
-                if header.bits & TOKEN_SENT != 0 {
-                    return (Update::Keep, true);
-                }
-                scratch.extend_from_slice(record.value);
-                let bits = header.bits | TOKEN_SENT;
-                (Update::Replace(Meta { bits, own_cas: Some(unique), ..meta_of(&record) }), false)
-            }
-            // Removed or replaced by who came later: there is nothing to note it in, but who waited for the same read.
-            _ => (Update::Keep, self.lost_token.replace(Some(held.read.place())) == Some(held.read.place())),
-        };
-        let token_sent = match self.store.try_update(key, Some(held), take) {
-            // It cannot be noted, and nobody is told what all would be told.
-            Ok((Some(Stored::NoSpace | Stored::TooLarge), _)) => return Some(standing(read, false)),
-            Ok((_, token_sent)) => token_sent,
-            Err(Obstacle::Room) => return None,
-            Err(_) => false,
-        };
-        Some(Standing { has_won: !token_sent, token_sent, is_stale: true })
     }
 
     fn meta_miss(&self, key: &[u8], asked: &Asked, out: &mut Vec<u8>) {

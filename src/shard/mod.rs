@@ -16,12 +16,16 @@ mod operations;
 mod report;
 #[cfg(test)]
 mod tests;
+mod token;
 mod verbs;
 mod watch;
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
+
+use dma_alloc::PinnedCell;
 
 use crate::clock::Seconds;
 use crate::io::Io;
@@ -34,15 +38,26 @@ use crate::record::Place;
 use crate::stats::{CommandCounters, ConnectionCounters, PrefixStats, StoreCounters};
 use crate::store::{Obstacle, Store};
 
-pub use crate::protocol::Binding;
+pub use crate::protocol::{Binding, Expiry, absolute_expiry, stream};
 pub use dump::Dump;
 pub use get::{PendingGet, Settled};
+pub use operations::{KEY_BINARY, STALE};
 pub use watch::Watchers;
 
 /// Where answers go.
 pub trait Answers<F> {
     /// The bytes to be sent next, to be appended to only.
     fn buffer(&mut self) -> &mut Vec<u8>;
+
+    /// Whether [`Self::keep_value`] may be used for the next value.
+    fn keeps_values(&mut self) -> bool {
+        false
+    }
+
+    /// Appends a part of what is pinned, behind what is in the buffer now; it is sent from where it lies.
+    fn keep_value(&mut self, cell: PinnedCell, part: Range<usize>) {
+        self.buffer().extend_from_slice(&cell[part]);
+    }
 
     /// A get whose record must be read first: its answer has its place here, and what is appended afterwards comes behind
     /// it. False when no more reads can be taken at the moment.

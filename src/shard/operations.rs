@@ -11,11 +11,11 @@ use crate::store::{Changed, Condition, Held, Meta, Obstacle, Stored, Update};
 pub(super) const LONG_AGO: Seconds = 1;
 
 /// The item is stale: it may be used until somebody has fetched it anew.
-pub(super) const STALE: u16 = 1;
+pub const STALE: u16 = 1;
 /// Somebody was told to fetch the item anew.
 pub(super) const TOKEN_SENT: u16 = 1 << 1;
 /// The key was sent in base64.
-pub(super) const KEY_BINARY: u16 = 1 << 2;
+pub const KEY_BINARY: u16 = 1 << 2;
 
 /// A value to be stored.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,8 @@ pub(super) enum Outcome {
     NoSpace,
     /// The device did not deliver the record.
     ReadFailed,
+    /// The device did not take it.
+    WriteFailed,
 }
 
 /// A number to be changed.
@@ -132,6 +134,7 @@ impl<I: Io> Shard<I> {
                 self.count(|counters| counters.store_no_memory += 1);
                 Outcome::NoSpace
             }
+            Stored::Failed => Outcome::WriteFailed,
             Stored::TooLarge => {
                 self.count(|counters| counters.store_too_large += 1);
                 Outcome::TooLarge
@@ -267,6 +270,7 @@ impl<I: Io> Shard<I> {
                 Changed::Done => Outcome::Done(0),
                 Changed::NotFound => Outcome::NotFound,
                 Changed::NoSpace => Outcome::NoSpace,
+                Changed::Failed => Outcome::WriteFailed,
             }
         };
         if !stays && matches!(outcome, Outcome::Done(_)) {
@@ -323,6 +327,7 @@ impl<I: Io> Shard<I> {
                 Changed::Done => counters.touch_hits += 1,
                 Changed::NotFound => counters.touch_misses += 1,
                 Changed::NoSpace => counters.store_no_memory += 1,
+                Changed::Failed => {}
             }
         });
         Ok(match changed {
@@ -333,6 +338,7 @@ impl<I: Io> Shard<I> {
             }
             Changed::NotFound => Outcome::NotFound,
             Changed::NoSpace => Outcome::NoSpace,
+            Changed::Failed => Outcome::WriteFailed,
         })
     }
 

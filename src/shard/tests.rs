@@ -125,6 +125,7 @@ async fn shard(sim: &Sim) -> Shard<Sim> {
         item_size_max: 64 * 1024,
         evict: true,
         flush_interval: Duration::from_secs(1),
+        durability: crate::store::Durability::Memory,
     };
     let store = Store::open(sim.clone(), options, |_| {}).await.expect("the store opens");
     for number in 0..COUNT {
@@ -205,7 +206,8 @@ async fn ask_disk(shard: &Shard<Sim>, text: &str) -> Vec<u8> {
         Executed::Blocked(Obstacle::Disk(plan)) => plan,
         other => panic!("{text}: {other:?}"),
     };
-    assert!(collected.parts.is_empty() && counters(shard) == before, "{text}: nothing is done yet");
+    let is_nothing = |part: &Part| matches!(part, Part::Bytes(bytes) if bytes.is_empty());
+    assert!(collected.parts.iter().all(is_nothing) && counters(shard) == before, "{text}: nothing is done yet");
     let bytes = read(shard, &plan).await;
     let held = Held { read: &plan, bytes: bytes.as_deref() };
     match shard.execute(&request(text), Some(&held), &mut collected) {
@@ -396,6 +398,56 @@ fn a_get_is_settled_by_what_the_index_says_when_its_read_was_in_vain() {
         assert_eq!(after.cmd_get - before.cmd_get, expected.cmd_get);
         assert_eq!((after.get_hits, after.get_misses), (expected.get_hits, expected.get_misses));
         assert_eq!(shard.store.counters().damaged_records, 0);
+    });
+}
+
+/// Executes a `get` or `mg` of a record on disk; its read is still to come.
+fn begin(shard: &Shard<Sim>, text: &str) -> Collected {
+    let mut collected = Collected::new(1);
+    assert!(matches!(shard.execute(&request(text), None, &mut collected), Executed::Done(After::Continue)));
+    assert_eq!(collected.reads(), 1, "{text}");
+    collected
+}
+
+/// Who takes the token of a stale item notes in it that it was fetched, and in no other item that has come in the meantime.
+#[test]
+fn what_replaces_a_stale_item_while_it_is_read_was_not_fetched() {
+    let sim = world();
+    sim.run(async {
+        let shard = shard(&sim).await;
+        assert_answer(&ask_disk(&shard, "md key-1 I T90\r\n").await, &[b"HD\r\n"]);
+        assert_answer(&ask_disk(&shard, "md key-2 I T90\r\n").await, &[b"HD\r\n"]);
+        shard.store.forget_memory().await;
+        let (replaced, kept) = (begin(&shard, "mg key-1 f\r\n"), begin(&shard, "mg key-2 f\r\n"));
+        let fetched_later = begin(&shard, "get key-2\r\n");
+        assert_answer(&ask(&shard, "ms key-1 3 T0\r\nnew\r\n").await, &[b"HD\r\n"]);
+        assert_answer(&send(&shard, replaced).await, &[b"HD f1 X W\r\n"]);
+        assert_answer(&ask(&shard, "mg key-1 h\r\n").await, &[b"HD h0\r\n"]);
+        assert_answer(&ask(&shard, "mg key-1 h\r\n").await, &[b"HD h1\r\n"]);
+        assert_answer(&send(&shard, kept).await, &[b"HD f2 X W\r\n"]);
+        assert_answer(&ask(&shard, "mg key-2 h\r\n").await, &[b"HD h1 Z X\r\n"]);
+        send(&shard, fetched_later).await;
+    });
+}
+
+/// One who leaves no trace takes the token; another has fetched the item before the record is written again.
+#[test]
+fn a_token_that_is_taken_without_a_trace_leaves_those_of_others() {
+    let sim = world();
+    sim.run(async {
+        let shard = shard(&sim).await;
+        for (number, others, expected) in [(1, false, "h0"), (2, true, "h1")] {
+            assert_answer(&ask_disk(&shard, &format!("md key-{number} I T90\r\n")).await, &[b"HD\r\n"]);
+            shard.store.forget_memory().await;
+            let traceless = begin(&shard, &format!("mg key-{number} u f\r\n"));
+            let other = others.then(|| begin(&shard, &format!("get key-{number}\r\n")));
+            assert_answer(&send(&shard, traceless).await, &[format!("HD f{number} X W\r\n").as_bytes()]);
+            if let Some(other) = other {
+                send(&shard, other).await;
+            }
+            let answer = ask(&shard, &format!("mg key-{number} u h\r\n")).await;
+            assert_answer(&answer, &[format!("HD {expected} Z X\r\n").as_bytes()]);
+        }
     });
 }
 

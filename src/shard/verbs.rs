@@ -114,6 +114,7 @@ impl<I: Io> Shard<I> {
     fn flush_all(&self, delay: i64) -> Attempt<Answer, I::File> {
         Ok(match self.flush_items(delay)? {
             Some(Changed::NoSpace) => Answer::OutOfMemory,
+            Some(Changed::Failed) => Answer::DiskWriteFailed,
             Some(Changed::Done | Changed::NotFound) => Answer::Ok,
             None => Answer::FlushAllNotAllowed,
         })
@@ -145,6 +146,7 @@ pub(super) fn stored_line(outcome: Outcome) -> Answer {
         Outcome::TooLarge => Answer::TooLarge,
         Outcome::NoSpace => Answer::OutOfMemory,
         Outcome::ReadFailed => Answer::DiskReadFailed,
+        Outcome::WriteFailed => Answer::DiskWriteFailed,
     }
 }
 

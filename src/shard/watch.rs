@@ -100,7 +100,7 @@ impl Watchers {
                 Outcome::Exists => "exists",
                 Outcome::NotFound => "not_found",
                 Outcome::TooLarge => "too_large",
-                Outcome::NoSpace | Outcome::ReadFailed => "no_memory",
+                Outcome::NoSpace | Outcome::ReadFailed | Outcome::WriteFailed => "no_memory",
             };
             let command = match verb {
                 StoreVerb::Set => "set",

@@ -3,6 +3,7 @@
 mod prefix;
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::clock::Seconds;
 
@@ -49,14 +50,70 @@ pub struct StoreCounters {
     pub tables_evicted: u64,
     /// Tables taken back without a live record in them.
     pub tables_reclaimed: u64,
+    /// Those of them that were not even looked into.
+    pub tables_reclaimed_unread: u64,
+    /// Records copied out of tables that are emptied, guards included.
+    pub reclaim_records: u64,
+    /// Bytes of those.
+    pub reclaim_bytes: u64,
+    /// The guards among them, which keep older versions dead.
+    pub reclaim_guards: u64,
+    /// Those of them that were replaced or deleted before their copy was on disk.
+    pub reclaim_overtaken: u64,
+    /// Device reads of records to be copied.
+    pub reclaim_reads: u64,
+    /// Bytes of those reads.
+    pub reclaim_read_bytes: u64,
+    /// Records that were to be copied and are damaged.
+    pub reclaim_bad_records: u64,
     /// Tables begun.
     pub tables_begun: u64,
     /// Records that somebody asked for and that were expired.
     pub expired: u64,
     /// Expired records that nobody asked for, dropped to make room.
     pub expired_swept: u64,
+    /// Walks through the index in search of expired records that were begun.
+    pub crawls: u64,
+    /// Records that they have looked at.
+    pub crawl_records: u64,
+    /// Expired records that they have dropped, but for those in [`Self::expired_swept`].
+    pub expired_crawled: u64,
+    /// Records that were asked for and answered from the cache.
+    pub cache_hits: u64,
+    /// Records that were asked for and had to be read from disk.
+    pub cache_misses: u64,
+    /// Records that came into the cache.
+    pub cache_inserts: u64,
+    /// Records that others have driven out of it.
+    pub cache_evictions: u64,
     /// Writes refused because there was no room.
     pub refused_writes: u64,
+    /// Pieces of checkpoints that were written.
+    pub checkpoint_pieces: u64,
+    /// Bytes of those.
+    pub checkpoint_bytes: u64,
+    /// How often a scrub has gone through all complete tables.
+    pub scrub_passes: u64,
+    /// Tables that it has gone through.
+    pub scrub_tables: u64,
+    /// Bytes that it has read.
+    pub scrub_bytes: u64,
+    /// Records that it has found damaged and that were misses from then on.
+    pub scrub_bad_records: u64,
+    /// Records that it has found damaged, at each pass again, and that nobody would have asked for.
+    pub scrub_bad_dead_records: u64,
+    /// Pages of footers, and trailers, that it has found damaged, at each pass again.
+    pub scrub_bad_pages: u64,
+    /// Its reads that failed.
+    pub scrub_read_errors: u64,
+    /// Groups of records made stable, each with one device write: `--durability sync` only.
+    pub commits: u64,
+    /// Writes in those groups; of a record that was overwritten in memory before its commit, each.
+    pub commit_records: u64,
+    /// Groups that could not be made stable: `--durability sync` only.
+    pub commit_failures: u64,
+    /// Deletions that the next start will not know of, as the device has refused them and they cannot be noted again.
+    pub deletions_lost: u64,
     /// Time that the recovery took, in milliseconds.
     pub recovery_ms: u64,
     /// Records that the recovery met.
@@ -72,6 +129,10 @@ pub struct StoreGauges {
     pub index_bytes: u64,
     /// Bytes of write blocks and summaries.
     pub memtable_bytes: u64,
+    /// Bytes of read buffers.
+    pub read_buffer_bytes: u64,
+    /// Bytes of the buffer for what is read of tables that are emptied.
+    pub reclaim_buffer_bytes: u64,
     /// Bytes of records that are not on disk yet.
     pub dirty_bytes: u64,
     /// Bytes of live records on disk and in memory, by size class.
@@ -80,6 +141,8 @@ pub struct StoreGauges {
     pub tables: u64,
     /// Tables that are free.
     pub tables_free: u64,
+    /// How many of those no values go to.
+    pub tables_reserved: u64,
     /// Tables that there may be.
     pub tables_max: u64,
     /// Size of a table in bytes.
@@ -91,6 +154,18 @@ pub struct StoreGauges {
     /// The second in which the oldest table with live records was begun, if there are any; the one in which the store was
     /// opened, if it is older than that.
     pub oldest_begun: Option<Seconds>,
+    /// Deletions that a start at this moment would not know of, as the device has refused them.
+    pub deletions_not_noted: u64,
+    /// Cached records.
+    pub cache_items: u64,
+    /// Bytes of those, as they lie on disk.
+    pub cache_bytes: u64,
+    /// Bytes of memory that the cache has in use.
+    pub cache_memory_bytes: u64,
+    /// Bytes per second at which tables are emptied while gets are served.
+    pub reclaim_rate: u64,
+    /// What reads of gets should take at most while tables are emptied; `None` as long as too few were seen.
+    pub reclaim_read_goal: Option<Duration>,
 }
 
 /// How things stand in one table.
@@ -102,6 +177,34 @@ pub struct TableGauges {
     pub sequence: u64,
     /// Bytes of its live records, by size class.
     pub live_bytes: u64,
+    /// Bytes, by size class, that emptying it would make room for if nothing in it were live; 0 when it is free.
+    pub room_bytes: u64,
+}
+
+impl TableGauges {
+    /// The part of the table that is live, 0 to 1.
+    #[must_use]
+    pub fn live_ratio(&self) -> f64 {
+        if self.room_bytes == 0 { 0.0 } else { (self.live_bytes as f64 / self.room_bytes as f64).min(1.0) }
+    }
+}
+
+impl StoreGauges {
+    /// Bytes of the memory budget that are in use: index, cache and buffers.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let buffers = self.memtable_bytes + self.read_buffer_bytes + self.reclaim_buffer_bytes;
+        self.index_bytes + self.cache_memory_bytes + buffers
+    }
+}
+
+impl StoreCounters {
+    /// Bytes written to the device, checkpoints too, for each byte of keys and values; 0 when none was written.
+    #[must_use]
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.disk_write_bytes + self.checkpoint_bytes;
+        if self.user_bytes_written == 0 { 0.0 } else { written as f64 / self.user_bytes_written as f64 }
+    }
 }
 
 /// What clients have asked a shard for, by memcached's names.
@@ -131,7 +234,6 @@ pub struct CommandCounters {
     pub store_no_memory: u64,
     pub auth_cmds: u64,
     pub auth_errors: u64,
-    pub lru_crawler_starts: u64,
 }
 
 /// What has happened at the sockets of a server, by memcached's names.

@@ -8,7 +8,8 @@ use crate::error::OpenError;
 use crate::index::Index;
 use crate::io::Io;
 use crate::limits::{
-    BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, KIB, PAGE_SIZE, READ_MEMORY_SIZE_MAX, TABLE_SIZE_MAX,
+    BLOCK_COUNT, BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MIN, KIB, PAGE_SIZE, READ_MEMORY_SIZE_MAX, RECLAIM_READ_SIZE,
+    TABLE_SIZE_MAX,
 };
 use crate::record::{OWN_CAS_SIZE, record_size};
 
@@ -17,8 +18,10 @@ use crate::record::{OWN_CAS_SIZE, record_size};
 const INDEX_PARTS: usize = 16;
 /// Fewest records that a table must be able to hold.
 const SUMMARY_COUNT_MIN: usize = 1024;
-/// Bytes that one summary takes in memory, twice: a table may be sealed while the next one fills.
-const SUMMARY_MEMORY: usize = 2 * (crate::disktable::format::SUMMARY_SIZE + 1);
+/// Bytes that one summary takes in memory, four times: new writes and moved records go to two tables each in a store of many,
+/// and to one each in others. What is sealed while the next one fills is no more: the next one of new records has what write
+/// blocks hold meanwhile, as the flusher does one after the other, and that of moved ones is begun when the last is sealed.
+const SUMMARY_MEMORY: usize = 4 * (crate::disktable::format::SUMMARY_SIZE + 1);
 /// Bytes beside an index entry: partly filled blocks, heads of segments.
 const ENTRY_SLACK: usize = 2;
 
@@ -39,6 +42,8 @@ pub struct MemoryPlan {
     pub reads: usize,
     /// The largest of them.
     pub largest_read: usize,
+    /// The buffer for what is read of tables that are emptied.
+    pub moving: usize,
     /// Summaries of tables that are not sealed.
     pub summaries: usize,
     /// Most records of a table.
@@ -53,13 +58,13 @@ impl MemoryPlan {
     /// # Errors
     /// [`OpenError::Memory`], when buffers leave less than a quarter for the index.
     pub fn new(total: usize, item_size_max: usize, table_size: usize) -> Result<Self, OpenError> {
-        let block_size = 1 << (total / 32).max(1).ilog2();
+        let block_size = 1 << (total / 64).max(1).ilog2();
         let block_size = block_size.clamp(BLOCK_SIZE_MIN, BLOCK_SIZE_DEFAULT).min(table_size / 4);
         let largest_record = (record_size(0, item_size_max) + OWN_CAS_SIZE + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
         let large = if largest_record > block_size { largest_record.max(total / 16) } else { 0 };
         let largest_read = largest_read(largest_record);
         let reads = largest_read.max((total / 16).min(READ_MEMORY_SIZE_MAX));
-        let buffers = BLOCK_COUNT * block_size + large + reads;
+        let buffers = BLOCK_COUNT * block_size + large + reads + RECLAIM_READ_SIZE;
         let rest = total.saturating_sub(buffers);
         if rest < (total / 4).max(2 * Index::BASE_SIZE) {
             return Err(OpenError::Memory { budget: total, buffers });
@@ -78,6 +83,7 @@ impl MemoryPlan {
             large,
             reads,
             largest_read,
+            moving: RECLAIM_READ_SIZE,
             summaries,
             summary_count_max,
             index,
@@ -136,7 +142,12 @@ mod tests {
     fn the_parts_are_the_whole_and_the_index_gets_most_of_it() {
         for total in [MEMORY_MIB_MIN, 16, 64, 256, 1024, 65536] {
             let plan = MemoryPlan::new(total * MIB, MIB, TABLE_SIZE_DEFAULT).expect("enough");
-            let sum = plan.block_size * plan.block_count + plan.large + plan.reads + plan.summaries + plan.index;
+            let sum = plan.block_size * plan.block_count
+                + plan.large
+                + plan.reads
+                + plan.moving
+                + plan.summaries
+                + plan.index;
             assert!(sum <= plan.total, "{plan:?}");
             assert!(plan.index * 2 >= plan.total || total < 64, "{plan:?}");
             assert!(

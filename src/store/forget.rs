@@ -16,13 +16,7 @@ impl<I: Io> Store<I> {
 
     /// As [`Self::try_forget_memory`], but waits.
     pub async fn forget_memory(&self) {
-        loop {
-            let progressed = self.shared.progress.wait();
-            if self.shared.forget_memory() {
-                return;
-            }
-            progressed.await;
-        }
+        self.shared.progress.until(|| self.shared.forget_memory()).await;
     }
 }
 
@@ -39,6 +33,7 @@ impl<I: Io> Shared<I> {
             }
             if state.memtable.dirty_size() == 0 && !state.unsynced {
                 state.memtable.forget_written();
+                state.index.evict_all();
                 return true;
             }
         }

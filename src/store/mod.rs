@@ -3,9 +3,9 @@
 //! A [`Store`] is used by one thread. What it does is done by ordinary functions: a write that finds room and a read of
 //! a record that is in memory finish at once; any other says what it waits for, with nothing done yet, and is called
 //! again ([`Obstacle`]). [`Store::seek`], [`Store::examine`] and the `try_` functions are these. The asynchronous
-//! functions beside them are loops around them that do the waiting. Two background tasks belong to each store: the
-//! flusher, the only one that writes to tables, and the ticker, which sees to it that no record waits in memory for
-//! longer than the flush interval.
+//! functions beside them are loops around them that do the waiting. Tasks in the background belong to each store: the
+//! flusher, which writes new records to tables; the ticker, which sees to it that none waits in memory for longer than the
+//! flush interval; the reclaimer, which moves older ones; and those that write checkpoints and look for what has expired.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,6 +24,7 @@
 //!         item_size_max: 1 << 20,
 //!         evict: true,
 //!         flush_interval: std::time::Duration::from_secs(1),
+//!         durability: dmacached::store::Durability::Memory,
 //!     };
 //!     let store = Store::open(io, options, |_progress| {}).await?;
 //!     store.set(b"key", b"value", Meta::default()).await;
@@ -41,11 +42,20 @@
 
 mod ahead;
 mod budget;
+mod checkpoint;
+mod commit;
+mod crawl;
+mod doubt;
 mod flusher;
 mod forget;
+mod mover;
 mod obstacle;
 mod open;
 mod read;
+mod reclaim;
+mod recount;
+mod relocate;
+mod scrub;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -63,12 +73,15 @@ use dma_alloc::Buffer;
 
 pub use ahead::AHEAD_COUNT;
 pub use budget::MemoryPlan;
+pub use commit::{CommitOutcome, Durability, Trace};
 pub use obstacle::{DiskRead, Held, Obstacle, Sought};
+pub use recount::Miscount;
 pub use walk::{EvictionListener, Walked, Walker};
 pub use write::Condition;
 
+use crate::cache::CacheCounters;
 use crate::clock::{ClockChange, Seconds};
-use crate::disktable::catalog::Table;
+use crate::disktable::catalog::{Table, TableState};
 use crate::disktable::format::Identity;
 use crate::error::OpenError;
 use crate::index::Index;
@@ -97,6 +110,8 @@ pub struct StoreOptions {
     pub evict: bool,
     /// How long a record may be in memory only.
     pub flush_interval: Duration,
+    /// When a write counts as done.
+    pub durability: Durability,
 }
 
 /// What a write did.
@@ -110,6 +125,9 @@ pub enum Stored {
     NoSpace,
     /// Key and value are larger than the store takes.
     TooLarge,
+    /// The device has refused it, and the key has no value any more. Only with [`Durability::Sync`], and only from
+    /// functions that wait.
+    Failed,
 }
 
 /// What a delete or a touch did.
@@ -121,6 +139,9 @@ pub enum Changed {
     NotFound,
     /// The disk is so full that it cannot even be noted that a record is gone.
     NoSpace,
+    /// It is done in memory, but the device has refused it: the next start may not know of it. Only with
+    /// [`Durability::Sync`], and only from functions that wait.
+    Failed,
 }
 
 /// What becomes of a record in [`Store::update`].
@@ -179,6 +200,8 @@ impl<I: Io> Clone for Store<I> {
 struct Shared<I: Io> {
     io: I,
     identity: Identity,
+    /// Of the superblock, as long as the store is used.
+    generation: u64,
     shard_directory: PathBuf,
     options: StoreOptions,
     plan: MemoryPlan,
@@ -191,6 +214,8 @@ struct Shared<I: Io> {
     directory: Cell<Option<DataDirectory<I>>>,
     /// There are jobs for the flusher.
     work: Event,
+    /// There may be something to reclaim.
+    reclaim_asked: Event,
     /// A job is done: there may be room.
     progress: Event,
     /// A read has ended: there may be room in the read budget.
@@ -199,6 +224,8 @@ struct Shared<I: Io> {
     /// Where the new value of an update is made.
     scratch: Cell<Vec<u8>>,
     announced: ahead::SharedAnnounced,
+    scrub: scrub::Scrub,
+    crawler: crawl::Crawler,
 }
 
 impl<I: Io> Store<I> {
@@ -232,6 +259,16 @@ impl<I: Io> Store<I> {
         header.own_cas.unwrap_or_else(|| self.cas_unique(header.version))
     }
 
+    /// Makes all CAS uniques that are given out from now on larger than `cas`, so that a client that knows it cannot take
+    /// a later record for the one that has it now. Those in the last quarter of all are passed over: no store comes near.
+    pub fn pass_cas(&self, cas: u64) {
+        let version = cas >> SHARD_BITS;
+        if cas < u64::MAX / 4 * 3 {
+            let mut state = self.shared.state.borrow_mut();
+            state.version = state.version.max(version);
+        }
+    }
+
     /// When the write with this version happened, as far as is known: the second of the write, or one remembered before
     /// it. Of writes before the store was opened, the second in which it was.
     #[must_use]
@@ -242,23 +279,37 @@ impl<I: Io> Store<I> {
     /// What the store has done.
     #[must_use]
     pub fn counters(&self) -> StoreCounters {
-        self.shared.state.borrow().counters
+        let state = self.shared.state.borrow();
+        let CacheCounters { hits, inserts, evictions, .. } = state.index.counters();
+        let counters = StoreCounters { cache_hits: hits, cache_inserts: inserts, ..state.counters };
+        StoreCounters { cache_evictions: evictions, ..counters }
     }
 
     /// How things stand.
     #[must_use]
     pub fn gauges(&self) -> StoreGauges {
-        self.shared.state.borrow().gauges(self.shared.memory_total.get())
+        let state = self.shared.state.borrow();
+        let gauges = state.gauges(self.shared.memory_total.get());
+        let MemoryPlan { reads, moving, .. } = self.shared.plan;
+        StoreGauges {
+            tables_reserved: state.reserve() as u64,
+            read_buffer_bytes: reads as u64,
+            reclaim_buffer_bytes: moving as u64,
+            reclaim_rate: state.throttle.rate(),
+            reclaim_read_goal: state.throttle.goal(),
+            ..gauges
+        }
     }
 
     /// How things stand in each table, by slot.
     #[must_use]
     pub fn tables(&self) -> Vec<TableGauges> {
-        let state = self.shared.state.borrow();
+        let (state, table_size) = (self.shared.state.borrow(), self.shared.identity.table_size);
         let gauges = |(slot, table): (u32, &Table<I::File>)| TableGauges {
             slot,
             sequence: table.sequence,
             live_bytes: table.live_size,
+            room_bytes: if table.state == TableState::Free { 0 } else { table.room(table_size) },
         };
         state.catalog.iter().map(gauges).collect()
     }
@@ -293,6 +344,22 @@ impl<I: Io> Store<I> {
         is_changed
     }
 
+    /// Whether records that are read again and again are cached in memory.
+    #[must_use]
+    pub fn is_cache_enabled(&self) -> bool {
+        self.shared.state.borrow().index.is_enabled()
+    }
+
+    /// Turns the hot cache on or off; at first it is on. It gives its memory back little by little.
+    pub fn enable_cache(&self, is_enabled: bool) {
+        self.shared.state.borrow_mut().index.enable(is_enabled);
+    }
+
+    /// Changes how many bytes the hot cache may take of what the index leaves, at first all; 0: there is none.
+    pub fn set_cache_max(&self, size: usize) {
+        self.shared.state.borrow_mut().index.set_cache_max(size);
+    }
+
     /// The wall clock of the store's world.
     #[must_use]
     pub fn now(&self) -> Seconds {
@@ -317,11 +384,23 @@ impl<I: Io> Store<I> {
     /// When the superblock cannot be written; the next start treats the stop as a crash.
     pub async fn close(&self) -> Result<(), OpenError> {
         self.shared.begin_closing();
+        self.shared.reclaimer_ended().await;
+        self.shared.queue_last_job();
         self.shared.drained().await;
+        self.shared.checkpoint_idle().await;
+        self.shared.scrub.has_no_read().await;
         let is_sound = self.shared.state.borrow().counters.disk_write_errors == 0;
+        if is_sound {
+            self.shared.write_last_checkpoint().await;
+        }
+        let version = self.shared.state.borrow().version;
         match self.shared.directory.take() {
-            Some(directory) if is_sound => directory.close(),
-            _ => Ok(()),
+            Some(directory) if is_sound => directory.close(version),
+            Some(_) => {
+                tracing::warn!("the device has failed since the store was opened: the next start looks at all of it");
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 }

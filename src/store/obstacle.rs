@@ -5,6 +5,7 @@
 //! [`Store`](super::Store) do, and so does a loop that serves many clients at once.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::disktable::reader::ReadPlan;
 use crate::index::Entry;
@@ -25,6 +26,8 @@ pub enum Obstacle<F> {
 /// A device read that brings a record.
 #[derive(Debug)]
 pub struct DiskRead<F> {
+    /// When a get found that it has to read; zero for others.
+    pub(super) begun: Duration,
     pub(super) entry: Entry,
     pub(super) plan: ReadPlan<F>,
 }
@@ -52,7 +55,7 @@ pub enum Sought<T, F> {
 impl<F> Clone for DiskRead<F> {
     fn clone(&self) -> Self {
         let ReadPlan { ref file, place, start, size } = self.plan;
-        Self { entry: self.entry, plan: ReadPlan { file: Rc::clone(file), place, start, size } }
+        Self { begun: self.begun, entry: self.entry, plan: ReadPlan { file: Rc::clone(file), place, start, size } }
     }
 }
 

@@ -7,6 +7,7 @@ use dma_alloc::Buffer;
 use super::obstacle::{DiskRead, Sought, as_indexed};
 use super::state::State;
 use super::{ReadFailed, Shared, Store, worth_logging};
+use crate::cache::{CachedIndex, CachedRecord, Found};
 use crate::clock::Seconds;
 use crate::digest::Digest;
 use crate::index::Entry;
@@ -26,6 +27,18 @@ impl<I: Io> Store<I> {
     /// Calls `visit` with the record of `key`, where it lies, if that is in memory; otherwise says what is to be read.
     /// Never waits: an absent, deleted or expired record costs no read. `visit` must not use the store.
     pub fn seek<T>(&self, digest: &Digest, key: &[u8], visit: impl FnOnce(Record<'_>) -> T) -> Sought<T, I::File> {
+        self.seek_cached(digest, key, |record, _| visit(record))
+    }
+
+    /// As [`Self::seek`]; `visit` also gets the place of the record in the cache if that is where it is, so that it can be
+    /// sent from there.
+    #[inline]
+    pub fn seek_cached<T>(
+        &self,
+        digest: &Digest,
+        key: &[u8],
+        visit: impl FnOnce(Record<'_>, Option<CachedRecord<'_>>) -> T,
+    ) -> Sought<T, I::File> {
         let shared = &*self.shared;
         let now = shared.io.now();
         let mut state = shared.state.borrow_mut();
@@ -36,9 +49,16 @@ impl<I: Io> Store<I> {
         }
         match state.find(digest, key, now) {
             Whereabouts::Nowhere => Sought::Absent,
-            Whereabouts::Memory(_, None) => Sought::Absent,
-            Whereabouts::Memory(_, Some(record)) => Sought::Found(visit(record)),
-            Whereabouts::Disk(read) => Sought::Disk(read),
+            Whereabouts::Memory(_, None, _) => Sought::Absent,
+            Whereabouts::Memory(_, Some(record), cached) => Sought::Found(visit(record, cached)),
+            Whereabouts::Disk(read) => {
+                state.counters.cache_misses += 1;
+                if read.was_fetched() && CachedIndex::is_to_note(read.entry) {
+                    // Who fetches it for the first time says so.
+                    state.index.note_fetched(digest);
+                }
+                Sought::Disk(DiskRead { begun: shared.io.monotonic(), ..read })
+            }
         }
     }
 
@@ -60,6 +80,12 @@ impl<I: Io> Store<I> {
         match result {
             Ok(record) => {
                 state.counters.records_read += 1;
+                let (place, slot) = (read.place(), read.place().slot);
+                // If its table was used again meanwhile, the key may have been written to the very same place.
+                if state.catalog.get(slot).is_some_and(|table| table.sequence == place.sequence) {
+                    let start = place.offset as usize % PAGE_SIZE;
+                    state.index.insert(digest, read.entry, &bytes[start..start + record.size()]);
+                }
                 Some(record)
             }
             Err(damage) => {
@@ -71,8 +97,7 @@ impl<I: Io> Store<I> {
 
     /// Notes that a client has fetched the record that a read said was not fetched before.
     pub fn note_fetched(&self, digest: &Digest) {
-        let warm = |entry: &mut Entry| entry.hotness = entry.hotness.max(1);
-        self.shared.state.borrow_mut().index.modify(digest, warm);
+        self.shared.state.borrow_mut().index.note_fetched(digest);
     }
 
     /// Counts a device read as under way.
@@ -83,8 +108,13 @@ impl<I: Io> Store<I> {
     /// Counts a device read that [`Self::read_begins`] has counted, with the number of bytes that it brought, and tells
     /// the log of failures.
     pub fn read_ended(&self, read: &DiskRead<I::File>, result: Result<usize, &Error>) {
+        let now = self.shared.io.monotonic();
         let mut state = self.shared.state.borrow_mut();
         state.reads_in_flight -= 1;
+        if !read.begun.is_zero() {
+            state.last_read = now;
+            state.throttle.note_read(now.saturating_sub(read.begun), now);
+        }
         state.counters.disk_reads += 1;
         match result {
             Ok(count) => state.counters.disk_read_bytes += count as u64,
@@ -113,9 +143,16 @@ impl<I: Io> Store<I> {
         let mut visit = Some(visit);
         loop {
             let once = |record: Record<'_>| (visit.take().expect("called once"))(record);
-            let read = match self.seek(&digest, key, once) {
+            self.shared.begin_trace();
+            let sought = self.seek(&digest, key, once);
+            // A value that may still be lost is not shown, and neither is a deletion.
+            let _ = self.shared.traced().await;
+            let read = match sought {
                 Sought::Absent => return Ok(None),
-                Sought::Found(output) => return Ok(Some(output)),
+                Sought::Found(output) => {
+                    self.note_fetched(&digest);
+                    return Ok(Some(output));
+                }
                 Sought::Disk(read) => read,
             };
             let (buffer, count) = self.transfer(&read).await?;
@@ -123,6 +160,7 @@ impl<I: Io> Store<I> {
             let output = self.examine(&digest, key, &read, &buffer[..count]).map(once);
             self.shared.keep_buffer(buffer);
             if output.is_some() {
+                self.note_fetched(&digest);
                 return Ok(output);
             }
         }
@@ -172,18 +210,28 @@ impl<I: Io> Shared<I> {
 /// Where a key's record is to be had.
 pub(super) enum Whereabouts<'a, F> {
     Nowhere,
-    /// In memory; `None` when what is there is another key's, whose digest is the same.
-    Memory(Entry, Option<Record<'a>>),
+    /// In memory; `None` when what is there is another key's, whose digest is the same. With its place in the cache, if that
+    /// is where it is.
+    Memory(Entry, Option<Record<'a>>, Option<CachedRecord<'a>>),
     Disk(DiskRead<F>),
 }
 
 impl<F> State<F> {
     /// Finds the record of a key. An expired one leaves the index here.
     pub(super) fn find(&mut self, digest: &Digest, key: &[u8], now: Seconds) -> Whereabouts<'_, F> {
-        let Some(entry) = self.live_entry(digest, now) else { return Whereabouts::Nowhere };
-        let Some(bytes) = self.memtable.find(entry.pointer) else { return Whereabouts::Disk(self.disk_read(entry)) };
-        let record = record::decode_trusted(bytes).expect("blocks hold what append has written");
+        let Some(Found { entry, cell }) = self.live(digest, now) else { return Whereabouts::Nowhere };
+        let (bytes, cached) = match cell {
+            Some(cell) => {
+                let cached = self.index.hit(cell);
+                (cached.bytes(), Some(cached))
+            }
+            None => match self.memtable.find(entry.pointer) {
+                Some(bytes) => (bytes, None),
+                None => return Whereabouts::Disk(self.disk_read(entry)),
+            },
+        };
+        let record = record::decode_trusted(bytes).expect("blocks and the cache hold whole records");
         let is_its_own = record.key == key && record.header.kind == Kind::Value;
-        Whereabouts::Memory(entry, is_its_own.then(|| as_indexed(record, entry)))
+        Whereabouts::Memory(entry, is_its_own.then(|| as_indexed(record, entry)), cached)
     }
 }

@@ -3,12 +3,22 @@
 mod basics;
 mod broken;
 mod by_hand;
+mod checkpoint;
+mod commit;
 mod crash;
+mod crawl;
+mod doubt;
+mod export;
 mod forget;
+mod found;
 mod full;
 mod model;
+mod moved;
+mod reclaim;
 mod regressions;
 mod restart;
+mod scrub;
+mod verify;
 mod walk;
 
 use std::future::Future;
@@ -30,6 +40,7 @@ fn options() -> StoreOptions {
         item_size_max: 64 * 1024,
         evict: true,
         flush_interval: Duration::from_secs(1),
+        durability: Durability::Memory,
     }
 }
 

@@ -47,7 +47,7 @@ impl<I: Io> Store<I> {
         self.shared.update(&self.digest(key), key, held, &mut change)
     }
 
-    /// As [`Self::try_update`], but reads the record and waits for room.
+    /// As [`Self::try_update`], but reads the record and waits as [`Self::put`] does.
     ///
     /// # Errors
     /// [`ReadFailed`], when the device does not deliver the record.
@@ -66,6 +66,7 @@ impl<I: Io> Store<I> {
                 read,
                 bytes: buffer.as_ref().ok().map(|(buffer, count)| &buffer[..*count]),
             });
+            self.shared.begin_trace();
             match self.shared.update(&digest, key, held.as_ref(), &mut change) {
                 Ok(output) => break Ok(output),
                 Err(Obstacle::Room) => self.shared.progress.wait().await,
@@ -79,7 +80,11 @@ impl<I: Io> Store<I> {
         if let Some((_, Ok((buffer, _)))) = brought {
             self.shared.keep_buffer(buffer);
         }
-        result
+        let is_kept = self.shared.traced().await;
+        result.map(|(stored, output)| match stored {
+            Some(Stored::Stored(_)) if !is_kept => (Some(Stored::Failed), output),
+            stored => (stored, output),
+        })
     }
 }
 
@@ -123,6 +128,7 @@ impl<I: Io> Shared<I> {
                 }
             };
             state.counters.records_read += u64::from(was_read);
+            state.counters.cache_misses += u64::from(was_read);
             Ok((stored, output))
         });
         self.notify_work(&state);
@@ -146,7 +152,7 @@ impl<F> State<F> {
         loop {
             let (entry, was_read, (update, output)) = match self.find(digest, key, self.now) {
                 Whereabouts::Nowhere => (None, false, change(None)),
-                Whereabouts::Memory(entry, record) => (Some(entry), false, change(record)),
+                Whereabouts::Memory(entry, record, _) => (Some(entry), false, change(record)),
                 Whereabouts::Disk(read) => {
                     let Some(held) = held.filter(|held| held.read.place() == read.place()) else {
                         return Err(Obstacle::Disk(read));

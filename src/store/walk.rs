@@ -1,13 +1,15 @@
 //! Every record of a store, wherever it lies.
 //!
 //! A walk goes through the tables in the order in which they were begun, and ends when it has caught up with what is
-//! being written. A record that is replaced while the walk runs lies further on then, so whatever is there all the time
-//! is met, maybe more than once. In a table it first finds out from the summaries which records are live, and then reads
-//! the front of those, in long reads over the pages that have some; no value is looked at.
+//! being written. A record that is replaced while the walk runs lies further on then, and so does one that is moved, as the
+//! tables that are written beside the first one are left for the end; so whatever is there all the time is met, maybe more
+//! than once. In a table it first finds out from the summaries which records are live, and then reads the front of those, in
+//! long reads over the pages that have some; no value is looked at.
 //!
 //! The walk is done in steps, none of which takes more than about a millisecond of the thread. What it keeps between two
 //! is a buffer and the places of the live records of one table.
 
+use std::io::{ErrorKind, Result};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -59,6 +61,8 @@ pub struct Walker<I: Io> {
     window: Window,
     /// Records of a step in the table that is being written.
     step_count: usize,
+    /// Tables that were written beside the first one when the walk met them: they are visited when there are no others.
+    late: Vec<TableUse>,
 }
 
 /// What was read last of the table under way.
@@ -81,6 +85,8 @@ struct Part<F> {
     is_whole: bool,
     /// Summaries before this one are looked through, of the table that is being written.
     summary_index: usize,
+    /// It is one of those that were left for the end.
+    is_late: bool,
 }
 
 /// Where a walk goes on.
@@ -89,6 +95,8 @@ enum Next<F> {
     Sealed(Rc<F>, TableUse),
     /// In the table that is being written.
     Open(Rc<F>, TableUse),
+    /// Behind this table, which moved records go to, or those new ones that live for long.
+    Late(TableUse),
     /// The flusher has a table in hand.
     Wait,
     End,
@@ -105,6 +113,7 @@ impl<I: Io> Store<I> {
             part: None,
             window: Window::default(),
             step_count: WALK_RECORD_COUNT,
+            late: self.shared.state.borrow().tables_beside(),
         }
     }
 }
@@ -137,39 +146,16 @@ impl<I: Io> Walker<I> {
             return self.next_part().await;
         };
         let missing = self.store.shared.visit_live(part, &self.window, self.step_count, visit);
-        if part.next == part.live.len() && part.is_whole {
+        if part.is_late {
+        } else if part.next == part.live.len() && part.is_whole {
             (self.sequence, self.offset) = (part.table.sequence + 1, 0);
         } else if let Some(done) = part.next.checked_sub(1) {
             self.offset = part.live[done] + 1;
         }
         if let Some((range, end)) = missing {
-            let (slot, file) = (part.table.slot, Rc::clone(&part.file));
-            self.read(&*file, slot, range, end).await;
+            part.read(&mut self.window, range, end).await;
         }
         true
-    }
-
-    async fn read(&mut self, file: &I::File, slot: u32, range: Range<u64>, end: u32) {
-        let Range { start, .. } = range;
-        let size = usize::try_from(range.end - start).unwrap_or(STREAM_SIZE);
-        let buffer = self.window.buffer.take().unwrap_or_else(|| Buffer::zeroed(STREAM_SIZE));
-        match file.read_at(start, size, buffer).await {
-            Ok((buffer, count)) => {
-                self.window = Window { buffer: Some(buffer), range: start..start + count as u64, end };
-            }
-            Err(error) => {
-                tracing::error!("a walk over all records leaves out {size} bytes at {start} of table {slot}: {error}");
-                self.skip_to(range.end);
-            }
-        }
-    }
-
-    /// Leaves out the records that begin before `end`.
-    fn skip_to(&mut self, end: u64) {
-        if let Some(part) = &mut self.part {
-            let left = &part.live[part.next..];
-            part.next += left.iter().take_while(|offset| u64::from(**offset) < end).count();
-        }
     }
 
     /// Finds the live records of the next table, or more of the one that is being written. Says whether there may be
@@ -177,8 +163,12 @@ impl<I: Io> Walker<I> {
     async fn next_part(&mut self) -> bool {
         let progressed = self.store.shared.progress.wait();
         match self.store.shared.next_table(self.sequence) {
-            Next::End => return false,
+            Next::End => return self.next_late().await,
             Next::Wait => progressed.await,
+            Next::Late(table) => {
+                self.late.push(table);
+                (self.sequence, self.offset) = (table.sequence + 1, 0);
+            }
             Next::Sealed(file, table) => {
                 if table.sequence != self.sequence {
                     self.offset = 0;
@@ -201,6 +191,22 @@ impl<I: Io> Walker<I> {
         true
     }
 
+    /// Goes on with a table that was left for the end. Says whether there was one.
+    async fn next_late(&mut self) -> bool {
+        let Some(table) = self.late.pop() else { return false };
+        let shared = Rc::clone(&self.store.shared);
+        let known = shared.state.borrow().catalog.usage(table.slot).filter(|(_, now)| *now == table);
+        // If it was emptied, what was in it was moved to another one.
+        let Some((file, _)) = known else { return true };
+        let mut part = match shared.live_of_copies(&file, table) {
+            Some(part) => part,
+            None => shared.live_of_sealed(file, table, 0).await,
+        };
+        part.is_late = true;
+        self.begin(part);
+        true
+    }
+
     fn begin(&mut self, part: Part<I::File>) {
         // It is of another table, or not all of what it holds was on disk when it was read.
         self.window.range = 0..0;
@@ -220,9 +226,11 @@ impl<I: Io> Walker<I> {
             return true;
         };
         if is_same && summary_index == index {
-            return false;
+            // Of the tables that were begun since there are only those of moved records.
+            (self.sequence, self.offset) = (table.sequence + 1, 0);
+            return true;
         }
-        let part = Part { file, table, live, next: 0, is_whole: false, summary_index };
+        let part = Part { file, table, live, next: 0, is_whole: false, summary_index, is_late: false };
         self.begin(part);
         true
     }
@@ -238,10 +246,7 @@ impl<I: Io> Shared<I> {
         while part.next < part.live.len() {
             let mut visit = |record: &Walked<'_>| listener.evicted(record);
             if let Some((range, end)) = self.visit_live(&mut part, &window, WALK_RECORD_COUNT, &mut visit) {
-                let size = usize::try_from(range.end - range.start).unwrap_or(STREAM_SIZE);
-                let buffer = window.buffer.take().unwrap_or_else(|| Buffer::zeroed(STREAM_SIZE));
-                let Ok((buffer, count)) = file.read_at(range.start, size, buffer).await else { return };
-                window = Window { buffer: Some(buffer), range: range.start..range.start + count as u64, end };
+                part.read(&mut window, range, end).await;
             }
             self.io.yield_now().await;
         }
@@ -259,7 +264,8 @@ impl<I: Io> Shared<I> {
         let Some((file, table_use)) = state.catalog.usage(slot) else { return Next::End };
         match table.state {
             TableState::Sealing | TableState::Freeing => Next::Wait,
-            TableState::Writing => Next::Open(file, table_use),
+            TableState::Writing if state.writer.table == table_use => Next::Open(file, table_use),
+            TableState::Writing => Next::Late(table_use),
             TableState::Sealed | TableState::Unusable | TableState::Free => Next::Sealed(file, table_use),
         }
     }
@@ -286,7 +292,8 @@ impl<I: Io> Shared<I> {
         let mut live = Vec::new();
         let identity = Identity { slot: table.slot, ..self.identity };
         let trailer = reader::read_mark(&*file, MarkKind::Trailer, identity).await;
-        let trailer = trailer.ok().and_then(Result::ok).filter(|trailer| trailer.sequence == table.sequence);
+        let trailer =
+            trailer.ok().and_then(std::result::Result::ok).filter(|trailer| trailer.sequence == table.sequence);
         let mut is_whole = trailer.is_some();
         if let Some(trailer) = &trailer {
             let page_count = footer_pages(trailer);
@@ -305,7 +312,18 @@ impl<I: Io> Shared<I> {
             live.sort_unstable();
             live.dedup();
         }
-        Part { file, table, live, next: 0, is_whole: true, summary_index: 0 }
+        Part { file, table, live, next: 0, is_whole: true, summary_index: 0, is_late: false }
+    }
+
+    /// Live records of a table that is written beside the first one; `None` when it is not any more. What the index does not
+    /// point at yet is met where it was.
+    fn live_of_copies(&self, file: &Rc<I::File>, table: TableUse) -> Option<Part<I::File>> {
+        let state = self.state.borrow();
+        let movers = state.movers.iter().filter_map(|mover| mover.writer.as_ref());
+        let writer = movers.chain([&state.parked.writer]).find(|writer| writer.table == table)?;
+        let mut live = Vec::new();
+        writer.summaries.iter().for_each(|summary| self.note_live(table, 0, &summary, &mut live));
+        Some(Part { file: Rc::clone(file), table, live, next: 0, is_whole: true, summary_index: 0, is_late: false })
     }
 
     /// Live records of the table that is being written, from `count` summaries from number `index` on, and the number
@@ -367,7 +385,17 @@ impl<I: Io> Shared<I> {
     }
 }
 
-impl<F> Part<F> {
+impl<F: File> Part<F> {
+    /// Reads what the next record needs. Leaves out the records in what the device does not deliver.
+    async fn read(&mut self, window: &mut Window, range: Range<u64>, end: u32) {
+        if let Err(error) = window.read(&*self.file, range.clone(), end).await {
+            let (slot, Range { start, end }) = (self.table.slot, range);
+            let size = end - start;
+            tracing::error!("a walk over records leaves out {size} bytes at {start} of table {slot}: {error}");
+            self.next += self.live[self.next..].iter().take_while(|offset| u64::from(**offset) < end).count();
+        }
+    }
+
     /// The pages with the fronts of the records that are next, as many as one read may bring, and the offset before which
     /// records are on disk.
     fn range_to_read(&self, table_size: u64, is_in_memory: impl Fn(u32) -> bool) -> (Range<u64>, u32) {
@@ -386,6 +414,16 @@ impl<F> Part<F> {
 }
 
 impl Window {
+    /// Reads `range`. That there is nothing, as the file was cut short, is an error: whoever waits for it would ask for ever.
+    async fn read<F: File>(&mut self, file: &F, range: Range<u64>, end: u32) -> Result<()> {
+        let Range { start, .. } = range;
+        let size = usize::try_from(range.end - start).unwrap_or(STREAM_SIZE);
+        let buffer = self.buffer.take().unwrap_or_else(|| Buffer::zeroed(STREAM_SIZE));
+        let (buffer, count) = file.read_at(start, size, buffer).await?;
+        *self = Self { buffer: Some(buffer), range: start..start + count as u64, end };
+        if count == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
     /// The bytes of the record at `offset`, if the front of it is here, or as much of that as there is.
     fn front(&self, offset: u32) -> Option<&[u8]> {
         let was_read_for_it = self.range.start == page_start(offset) && !self.range.is_empty();

@@ -1,14 +1,18 @@
 //! Writing records: values, tombstones, touches, flushes.
 
 use super::obstacle::Obstacle;
-use super::state::{Blocked, Draft, Job, NO_DIGEST, State};
+use super::reclaim::written;
+use super::state::{Blocked, Draft, NO_DIGEST, State};
 use super::{Changed, Meta, Shared, Store, Stored};
 use crate::clock::Seconds;
 use crate::digest::Digest;
-use crate::disktable::catalog::TableState;
-use crate::index::{Entry, Full};
+use crate::disktable::catalog::{Table, TableState};
+use crate::disktable::format::Distance;
+use crate::index::{Entry, Full, Pointer};
 use crate::io::Io;
 use crate::limits::KEY_SIZE_MAX;
+use crate::mutants::{Mutant, has};
+use crate::reclaim::victim::{Moment, Stream};
 use crate::record::{Kind, SizeClass, record_size};
 
 /// In the last table of a store that is full and may not evict, this part is kept for tombstones, so that deleting
@@ -44,14 +48,16 @@ impl<I: Io> Store<I> {
         self.shared.put(&self.digest(key), key, value, meta, condition).or_no_space(Stored::NoSpace)
     }
 
-    /// As [`Self::try_put`], but waits for room.
+    /// As [`Self::try_put`], but waits for room and, with [`Durability::Sync`](super::Durability::Sync), for the device.
     ///
     /// # Panics
     /// When the key is longer than [`KEY_SIZE_MAX`].
     pub async fn put(&self, key: &[u8], value: &[u8], meta: Meta, condition: Condition) -> Stored {
         let digest = self.digest(key);
         let put = || self.shared.put(&digest, key, value, meta, condition);
-        self.shared.when_room(put).await.unwrap_or(Stored::NoSpace)
+        let stored = self.shared.when_room(put).await.unwrap_or(Stored::NoSpace);
+        let is_lost = !self.shared.traced().await && matches!(stored, Stored::Stored(_));
+        if is_lost { Stored::Failed } else { stored }
     }
 
     /// Deletes the record of `key`. Never reads the disk.
@@ -65,13 +71,13 @@ impl<I: Io> Store<I> {
         self.shared.delete(&self.digest(key), key).or_no_space(Changed::NoSpace)
     }
 
-    /// As [`Self::try_delete`], but waits for room.
+    /// As [`Self::try_delete`], but waits as [`Self::put`] does.
     ///
     /// # Panics
     /// When the key is longer than [`KEY_SIZE_MAX`].
     pub async fn delete(&self, key: &[u8]) -> Changed {
         let digest = self.digest(key);
-        self.shared.when_room(|| self.shared.delete(&digest, key)).await.unwrap_or(Changed::NoSpace)
+        self.shared.changed(|| self.shared.delete(&digest, key)).await
     }
 
     /// Gives the record of `key` another expiry; its version stays. Never reads the disk.
@@ -85,13 +91,13 @@ impl<I: Io> Store<I> {
         self.shared.touch(&self.digest(key), key, expiry).or_no_space(Changed::NoSpace)
     }
 
-    /// As [`Self::try_touch`], but waits for room.
+    /// As [`Self::try_touch`], but waits as [`Self::put`] does.
     ///
     /// # Panics
     /// When the key is longer than [`KEY_SIZE_MAX`].
     pub async fn touch(&self, key: &[u8], expiry: Seconds) -> Changed {
         let digest = self.digest(key);
-        self.shared.when_room(|| self.shared.touch(&digest, key, expiry)).await.unwrap_or(Changed::NoSpace)
+        self.shared.changed(|| self.shared.touch(&digest, key, expiry)).await
     }
 
     /// Makes all records that are there now disappear: at once, or, with `due`, when that second comes.
@@ -102,9 +108,9 @@ impl<I: Io> Store<I> {
         self.shared.flush_all(due).or_no_space(Changed::NoSpace)
     }
 
-    /// As [`Self::try_flush_all`], but waits for room.
+    /// As [`Self::try_flush_all`], but waits as [`Self::put`] does.
     pub async fn flush_all(&self, due: Option<Seconds>) -> Changed {
-        self.shared.when_room(|| self.shared.flush_all(due)).await.unwrap_or(Changed::NoSpace)
+        self.shared.changed(|| self.shared.flush_all(due)).await
     }
 
     /// Grows whenever there may be room again for what got [`Obstacle::Room`].
@@ -121,7 +127,7 @@ impl<I: Io> Store<I> {
 
 pub(super) fn draft_value<'a>(digest: &'a Digest, key: &'a [u8], value: &'a [u8], meta: Meta) -> Draft<'a> {
     let Meta { client_flags, expiry, bits, own_cas } = meta;
-    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits, own_cas }
+    Draft { kind: Kind::Value, digest, key, value, expiry, client_flags, bits, own_cas, older: Distance::NONE }
 }
 
 /// What a write that may be blocked is to its caller.
@@ -191,9 +197,17 @@ impl<I: Io> Shared<I> {
         self.attempt(|state| state.flush(due.filter(|due| *due > state.now)).map(|()| Changed::Done))
     }
 
+    /// Does `attempt` when there is room, and waits until it cannot be lost any more if it must not be.
+    async fn changed(&self, attempt: impl Fn() -> Result<Changed, Blocked>) -> Changed {
+        let changed = self.when_room(attempt).await.unwrap_or(Changed::NoSpace);
+        let is_lost = !self.traced().await && changed == Changed::Done;
+        if is_lost { Changed::Failed } else { changed }
+    }
+
     /// Does `attempt`, again after each wait for room; `None` when there is none to be had.
     async fn when_room<T>(&self, attempt: impl Fn() -> Result<T, Blocked>) -> Option<T> {
         loop {
+            self.begin_trace();
             match attempt() {
                 Ok(output) => return Some(output),
                 Err(Blocked::NoSpace) => return None,
@@ -240,8 +254,8 @@ impl<F> State<F> {
     /// Drops a record and notes that on disk. Returns the version.
     pub(super) fn delete_entry(&mut self, digest: &Digest, key: &[u8]) -> Result<u64, Blocked> {
         self.make_room(record_size(key.len(), 0), 0)?;
-        self.remove(digest);
-        self.append_guard(Draft::guard(Kind::Tombstone, digest, key, 0));
+        let place = self.remove(digest).map(|entry| entry.pointer);
+        self.append_guard(Draft::guard(Kind::Tombstone, digest, key, 0), place);
         Ok(self.version)
     }
 
@@ -255,9 +269,11 @@ impl<F> State<F> {
     ) -> Result<u64, Blocked> {
         if !self.overwrite_expiry(entry, expiry) {
             self.make_room(record_size(key.len(), 0), self.table_size / TOMBSTONE_PARTS)?;
-            self.append_guard(Draft::guard(Kind::Touch, digest, key, expiry));
+            self.append_guard(Draft::guard(Kind::Touch, digest, key, expiry), Some(entry.pointer));
+            self.catalog.note_touched(entry.pointer.slot);
         }
         self.index.set_expiry(digest, expiry);
+        self.catalog.add_expiry(entry.pointer.slot, expiry);
         Ok(self.version)
     }
 
@@ -273,31 +289,72 @@ impl<F> State<F> {
         if let Some(entry) = entry
             && let Some((version, class)) = self.overwrite(entry, *draft)
         {
+            self.catalog.add_expiry(entry.pointer.slot, draft.expiry);
             let replaced = self.point(draft.digest, Entry::new(entry.pointer, class, draft.expiry));
             assert_eq!(replaced, Ok(()), "an entry that is there needs no room");
             return Ok(version);
         }
+        let lane = self.lane_for(draft, entry);
+        self.in_lane(lane, |state| state.append_value(draft, entry))
+    }
+
+    /// The lane of a new value: by how long it will probably live.
+    fn lane_for(&self, draft: &Draft<'_>, entry: Option<Entry>) -> Stream {
+        // A commit writes one block. In a store of few tables, each that is open is a good part of it.
+        if !self.separation.is_fine() || self.groups.is_traced() {
+            return Stream::NewShort;
+        }
+        let now = Moment { version: self.version, second: self.now };
+        let overwritten = entry.and_then(|entry| self.catalog.get(entry.pointer.slot)).map(|table| {
+            let is_open = table.state == TableState::Writing;
+            let written = written(table);
+            (Stream::of_index(table.stream), if is_open { written.middle(now) } else { written })
+        });
+        let ttl = (draft.expiry > 0).then(|| draft.expiry.saturating_sub(self.now));
+        self.separation.of_write(overwritten, ttl, now)
+    }
+
+    fn append_value(&mut self, draft: &Draft<'_>, entry: Option<Entry>) -> Result<u64, Blocked> {
         let size = draft.size();
         self.make_room(size, self.table_size / TOMBSTONE_PARTS)?;
         let pointer = self.next_pointer(size);
+        let older = self.older(entry.map(|entry| entry.pointer));
         let entry = Entry::new(pointer, SizeClass::of(size), draft.expiry);
         if self.point(draft.digest, entry) == Err(Full) {
             return Err(self.index_is_full());
         }
-        let (appended, version) = self.append(*draft);
+        let (appended, version) = self.append(Draft { older, ..*draft });
+        self.catalog.add_older(pointer.slot, older.until(self.writer.table.sequence));
+        self.catalog.add_expiry(pointer.slot, draft.expiry);
         assert_eq!(appended, pointer, "nothing has come between");
         Ok(version)
     }
 
+    /// Where older words may be about the key of a value that replaces what lies at `place`.
+    fn older(&self, place: Option<Pointer>) -> Distance {
+        let place = place.filter(|_| !has(Mutant::OlderForgotten));
+        place.map_or(Distance::NONE, |place| Distance::to(self.writer.table.sequence, self.catalog.reach(place.slot)))
+    }
+
     /// Asks for a table to be emptied, so that the index has room; there must be one that may be.
     fn index_is_full(&mut self) -> Blocked {
-        if !self.evict {
-            return Blocked::NoSpace;
-        }
         let waiting =
             self.catalog.iter().any(|(_, table)| matches!(table.state, TableState::Sealing | TableState::Freeing));
-        if self.catalog.count(TableState::Sealed) > 0 {
-            self.request(Job::Evict);
+        let may_go = |table: &Table<F>| table.state == TableState::Sealed && !table.is_kept(self.now);
+        let is_worth_asking = if self.is_held_up_by_doubt() {
+            self.first_doubtful(self.now).is_some()
+        } else if self.evict {
+            self.catalog.iter().any(|(_, table)| may_go(table))
+        } else {
+            // Nothing may be evicted, but what has expired may leave.
+            self.may_sweep(self.now)
+        };
+        if is_worth_asking {
+            self.reclaimer.is_index_full = true;
+            self.ask_reclaimer();
+        } else if !self.evict || (!waiting && self.catalog.count(TableState::Sealed) > 0) || self.is_held_up_by_doubt()
+        {
+            return Blocked::NoSpace;
         } else if !waiting {
             // Everything is in the table that is being written: it becomes the one to be emptied.
             if let Err(blocked) = self.roll_table() {
@@ -311,15 +368,18 @@ impl<F> State<F> {
     fn flush(&mut self, due: Option<Seconds>) -> Result<(), Blocked> {
         let size = record_size(0, 0);
         let mut room = self.make_room(size, 0);
-        if room == Err(Blocked::NoSpace) && due.is_none() {
+        if room == Err(Blocked::NoSpace) && due.is_none() && !self.closing {
             // A full store: what is dropped here is what makes room for the note that it was dropped.
             self.forget_all();
+            // A table that is emptied before there is a note must not leave older words about its keys behind.
+            self.catalog.note_flushed(false);
             room = self.make_room(size, 0);
         }
         room?;
-        self.append_guard(Draft::guard(Kind::Flush, &NO_DIGEST, b"", due.unwrap_or(0)));
+        self.append_guard(Draft::guard(Kind::Flush, &NO_DIGEST, b"", due.unwrap_or(0)), None);
         if due.is_none() {
             self.forget_all();
+            self.catalog.note_flushed(true);
         }
         self.flush_due = due;
         Ok(())

@@ -229,7 +229,7 @@ def check_dashboards(scrape, options):
 def main():
     options = arguments()
     print("seed %d" % options.seed)
-    flags = ["-m", "64", "--capacity", "256m", "--table-size", "16m"]
+    flags = ["-m", "64", "--capacity", "256m", "--table-size", "16m", "--hot-cache", "0"]
     with common.scratch_directory() as scratch:
         directory = os.path.join(scratch, "data")
         server = common.Server(options.server, directory, flags)

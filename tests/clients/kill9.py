@@ -1,137 +1,248 @@
-"""SIGKILL in the middle of a load: what was acknowledged long enough ago has to be there, and nothing may be wrong.
+"""SIGKILL in the middle of a load, again and again: what was promised must be there, and nothing may be that was not written.
 
-    kill9.py [--rounds 10] [--seconds 4] [--flush-interval-ms 200] [--server PROGRAM]
+    kill9.py [--rounds 50] [--durability memory|sync|both] [--seed NUMBER] [--flush-interval-ms 20] [--server PROGRAM] [--verbose]
 
-Each round sets records in order, notes when each was answered, kills the server at a random moment, starts it again and reads all
-records. A record whose answer came more than the flush interval and a margin of a second before the kill must be there, with the
-value of that or a later set. Prints how much of the tail was lost. Exits with 1 when a promise was broken.
+In each round several clients store, delete and touch records of their own, pipelined, with flush_all in between; the server is
+killed at a random moment, now and then while it stops, may be killed again while it starts, and then every record is compared
+with what its client knows. The seed makes all choices again, not the moments. What is judged is told in killing/history.py. Exits
+with 1 when something is wrong.
 """
 
 import argparse
 import os
 import random
+import subprocess
 import sys
-import threading
 import time
 
 import common
+from killing.clients import Client, Gate, Pacer
+from killing.history import Unique, faults_of
+from killing.reader import read_all
+from killing.watcher import Watcher
 
-BATCH = 100
-MARGIN_SECONDS = 1.0
+CLIENT_COUNT = 4
+KEYS_PER_CLIENT = 250
+ROUNDS_PER_DIRECTORY = 10
+# Tables that are never used again, and tables that are all the time.
+ROOMY = ["--capacity", "512m", "--table-size", "4m"]
+NARROW = ["--capacity", "20m", "--table-size", "1m"]
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default=common.DEFAULT_SERVER)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=4.0, help="longest time before the kill")
-    parser.add_argument("--flush-interval-ms", type=int, default=200)
-    parser.add_argument("--records", type=int, default=20000, help="different keys of a round; they are overwritten in turn")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=1.0, help="longest time before the kill")
+    parser.add_argument("--flush-interval-ms", type=int, default=20)
+    parser.add_argument("--durability", choices=("memory", "sync", "both"), default="both", help="both: in turns")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--verbose", action="store_true", help="a line for each round")
     return parser.parse_args()
 
 
-class Writer(threading.Thread):
-    """Sets records until the server is gone; `acknowledged` and `sent` hold (stamp, time) by record number."""
+def knows(program, *words):
+    """Whether the program's help, asked with the words but the last, has the last."""
+    line = [program, *words[:-1], "--help"]
+    asked = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return asked.returncode == 0 and words[-1] in asked.stdout
 
-    def __init__(self, port, first_stamp, record_count):
-        super().__init__(daemon=True)
-        self.port, self.stamp, self.record_count = port, first_stamp, record_count
-        self.acknowledged = {}
-        self.sent = {}
-        self.failure = None
 
-    def run(self):
+class Totals:
+    """What was seen in all rounds."""
+
+    def __init__(self):
+        self.rounds = self.acknowledged = self.lost = self.interrupted = self.stopped = self.verified = self.faults = 0
+        self.oldest_loss = 0.0
+
+
+class Life:
+    """One data directory, through some kills."""
+
+    def __init__(self, options, directory, durability, chooser, totals):
+        self.options, self.directory, self.durability = options, directory, durability
+        self.chooser, self.totals = chooser, totals
+        self.is_narrow = chooser.random() < 0.5
+        size = NARROW if self.is_narrow else ROOMY
+        self.flags = ["-m", "64", "-I", "256k", *size, "--flush-interval", "%dms" % options.flush_interval_ms]
+        if knows(options.server, "--durability"):
+            self.flags += ["--durability", durability]
+        self.can_verify = knows(options.server, "verify")
+        self.unique = Unique()
+        # What is known of each key of each client.
+        self.known = [{} for _ in range(CLIENT_COUNT)]
+        self.stamp = 0
+        self.server = self.start()
+
+    def start(self):
+        return common.Server(self.options.server, self.directory, self.flags)
+
+    def name(self):
+        return "%s, %s" % (self.durability, "tables are used again" if self.is_narrow else "roomy")
+
+    def fault(self, text):
+        self.totals.faults += 1
+        print("FAULT in round %d (%s): %s" % (self.totals.rounds, self.name(), text), flush=True)
+
+    def round(self):
+        """Load, a kill, a start, and the comparison."""
+        chooser, gate = self.chooser, Gate()
+        # Often so short that nothing of it is on disk.
+        seconds = chooser.uniform(0.005, 0.06) if chooser.random() < 0.25 else chooser.uniform(0.05, self.options.seconds)
+        seeds = [chooser.randrange(1 << 30) for _ in range(CLIENT_COUNT + 1)]
+        clients = []
+        for number in range(CLIENT_COUNT):
+            keys = range(number * KEYS_PER_CLIENT, (number + 1) * KEYS_PER_CLIENT)
+            client = Client(self.server.port, keys, self.known[number], self.stamp, seeds[number], gate, self.is_narrow)
+            clients.append(client)
+        watcher, pacer = Watcher(self.server.port), Pacer(self.server.port, clients, seeds[-1], gate)
+        threads = [watcher, pacer, *clients]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        killed = time.monotonic()
+        ended_well = chooser.random() < 0.15 and self.stop(chooser.uniform(0, 0.15))
+        self.server.kill()
+        gate.finish()
+        for thread in threads:
+            thread.join(120)
+            if thread.is_alive():
+                sys.exit("FAILED: %s does not end" % thread.__class__.__name__)
+            if thread.failure is not None:
+                self.fault(thread.failure)
+        self.totals.rounds += 1
+        interval = self.options.flush_interval_ms / 1000
+        if self.durability == "sync" or ended_well:
+            # What was answered until the very end.
+            promised = time.monotonic()
+        else:
+            promised = max(watcher.all_on_disk, killed - watcher.lateness(killed, interval))
+        self.start_again()
+        self.judge(clients, promised, killed)
+        self.stamp = max(client.stamp for client in clients)
+
+    def stop(self, seconds):
+        """Asks the server to end, and says whether it has done so after that time: if not, it is killed on its way."""
+        self.server.process.terminate()
         try:
-            client = common.Pipeline(self.port)
-            while True:
-                for start in range(0, self.record_count, BATCH):
-                    self.batch(client, range(start, min(start + BATCH, self.record_count)))
-                self.stamp += 1
-        except OSError:
-            pass
-        except ValueError as error:
-            self.failure = str(error)
+            code = self.server.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        if code != 0:
+            self.fault("SIGTERM ended the server with %d:\n%s" % (code, "".join(self.server.stderr)))
+        self.totals.stopped += 1
+        return code == 0
 
-    def batch(self, client, numbers):
-        for number in numbers:
-            self.sent.setdefault(number, []).append(self.stamp)
-        client.send([common.set_request(number, self.stamp) for number in numbers])
-        for number in numbers:
-            answer = client.line()
-            if answer != b"STORED\r\n":
-                raise ValueError("answer to a set: %r" % answer)
-            self.acknowledged.setdefault(number, []).append((self.stamp, time.monotonic()))
+    def start_again(self):
+        """Starts the server, after some starts that are killed as well."""
+        chooser, took = self.chooser, self.server.start_seconds
+        while chooser.random() < 0.4:
+            line = [self.options.server, "-p", "-1", "-l", "127.0.0.1", "--data-dir", self.directory, *self.flags]
+            process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(chooser.uniform(0, 1.3 * took))
+            if process.poll() not in (None, 0):
+                self.fault("a start ended with %s" % process.returncode)
+            process.kill()
+            process.wait()
+            self.totals.interrupted += 1
+        if self.can_verify and chooser.random() < 0.1:
+            self.verify()
+        self.server = self.start()
 
+    def verify(self):
+        line = [self.options.server, "verify", "--data-dir", self.directory]
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        self.totals.verified += 1
+        if done.returncode != 0:
+            self.fault("%s ended with %d:\n%s%s" % (" ".join(line), done.returncode, done.stdout, done.stderr))
 
-def judge(found, writer, earlier, killed, promised_age):
-    """Compares what is there with what was said; gives (wrong, broken, lost, values kept by number, oldest loss in seconds)."""
-    wrong = broken = lost = 0
-    kept = {}
-    oldest_loss = 0.0
-    for number in range(writer.record_count):
-        value = found.get(number)
-        known = earlier.get(number, []) + writer.sent.get(number, [])
-        stamp = next((stamp for stamp in reversed(known) if value == common.value_of(number, stamp)), None)
-        if value is not None and stamp is None:
-            wrong += 1
-            continue
-        if stamp is not None:
-            kept[number] = [stamp]
-        position = -1 if stamp is None else known.index(stamp)
-        for answered, moment in writer.acknowledged.get(number, []):
-            if known.index(answered) > position:
-                lost += 1
-                oldest_loss = max(oldest_loss, killed - moment)
-                broken += killed - moment > promised_age
-        if number not in writer.acknowledged and number in earlier and stamp is None:
-            broken += 1
-    return wrong, broken, lost, kept, oldest_loss
+    def judge(self, clients, promised, killed):
+        keys = [key for client in clients for key in client.keys]
+        found, broken_values = read_all(self.server.port, keys)
+        for text in broken_values:
+            self.fault(text)
+        acknowledged = lost = 0
+        oldest = 0.0
+        for number, client in enumerate(clients):
+            text = self.unique.check(client.uniques)
+            if text is not None:
+                self.fault(text)
+            for key in client.keys:
+                history = client.histories[key]
+                result = faults_of(history, found.get(key), promised, self.is_narrow)
+                acknowledged += history.acknowledged()
+                lost += result.lost
+                if result.oldest is not None:
+                    oldest = max(oldest, killed - result.oldest)
+                if result.fault is not None:
+                    self.fault("key %d: %s; %s" % (key, result.fault, history.told(promised, killed)))
+                self.known[number][key] = found.get(key)
+        self.unique.end_round(state.cas for state in found.values())
+        totals = self.totals
+        totals.acknowledged += acknowledged
+        totals.lost += lost
+        totals.oldest_loss = max(totals.oldest_loss, oldest)
+        if self.options.verbose:
+            print(
+                "round %d (%s): %d acknowledged, tail of %d lost, the oldest %.0f ms before the kill, promised up to %.0f ms; "
+                "start %.2f s" % (totals.rounds, self.name(), acknowledged, lost, oldest * 1000, (killed - promised) * 1000,
+                                  self.server.start_seconds),
+                flush=True,
+            )
 
-
-def read_all(port, count):
-    client = common.Pipeline(port)
-    found = {}
-    for start in range(0, count, BATCH):
-        found.update(client.get_many(range(start, min(start + BATCH, count))))
-    client.close()
-    return found
+    def end(self):
+        """A clean stop loses nothing."""
+        self.server.terminate()
+        if self.can_verify:
+            self.verify()
+        self.server = self.start()
+        keys = [key for known in self.known for key in known]
+        found, broken_values = read_all(self.server.port, keys)
+        for text in broken_values:
+            self.fault(text)
+        for known in self.known:
+            for key, state in known.items():
+                if found.get(key) != state:
+                    self.fault("key %d: %s before a clean stop, %s after it" % (key, state, found.get(key)))
+        self.server.terminate()
 
 
 def main():
     options = arguments()
-    print("seed %d" % options.seed)
-    chooser = random.Random(options.seed)
-    flags = ["-m", "64", "--capacity", "1g", "--table-size", "16m", "--flush-interval", "%dms" % options.flush_interval_ms]
-    promised_age = options.flush_interval_ms / 1000 + MARGIN_SECONDS
-    faults, stamp, earlier = 0, 1, {}
-    with common.scratch_directory() as scratch:
-        directory = os.path.join(scratch, "data")
-        server = common.Server(options.server, directory, flags)
-        for round_number in range(1, options.rounds + 1):
-            writer = Writer(server.port, stamp, options.records)
-            writer.start()
-            time.sleep(chooser.uniform(promised_age + 0.2, max(options.seconds, promised_age + 0.3)))
-            killed = time.monotonic()
-            server.kill()
-            writer.join(60)
-            server = common.Server(options.server, directory, flags)
-            found = read_all(server.port, options.records)
-            wrong, broken, lost, earlier, oldest = judge(found, writer, earlier, killed, promised_age)
-            acknowledged = sum(map(len, writer.acknowledged.values()))
-            print(
-                "round %d: %d acknowledged, tail of %d lost, the oldest %.0f ms before the kill; %d wrong, %d promises broken; "
-                "restart %.2f s" % (round_number, acknowledged, lost, oldest * 1000, wrong, broken, server.start_seconds),
-                flush=True,
-            )
-            if acknowledged == 0 or writer.failure:
-                print("the writer failed: %s" % writer.failure)
-                faults += 1
-            faults += wrong + broken
-            stamp = writer.stamp + 1
-        server.terminate()
-    print("ok" if faults == 0 else "FAILED: %d faults" % faults)
-    sys.exit(0 if faults == 0 else 1)
+    levels = ["memory", "sync"] if options.durability == "both" else [options.durability]
+    if "sync" in levels and not knows(options.server, "--durability"):
+        if options.durability == "sync":
+            sys.exit("FAILED: %s has no --durability" % options.server)
+        levels.remove("sync")
+        print("%s has no --durability: memory only" % options.server)
+    print("--seed %d" % options.seed, flush=True)
+    chooser, totals, begun = random.Random(options.seed), Totals(), time.monotonic()
+    life_count = 0
+    while totals.rounds < options.rounds:
+        with common.scratch_directory() as scratch:
+            level = levels[life_count % len(levels)]
+            life = Life(options, os.path.join(scratch, "data"), level, chooser, totals)
+            try:
+                for _ in range(min(ROUNDS_PER_DIRECTORY, options.rounds - totals.rounds)):
+                    life.round()
+                life.end()
+            finally:
+                life.server.kill()
+        life_count += 1
+        if life_count % 10 == 0:
+            print("%d rounds, %d faults" % (totals.rounds, totals.faults), flush=True)
+    print(
+        "%d rounds on %d directories in %.0f s, %d ended well, %d starts killed, %d times verified"
+        % (totals.rounds, life_count, time.monotonic() - begun, totals.stopped, totals.interrupted, totals.verified)
+    )
+    print(
+        "%d writes acknowledged, %d lost with the tail, the oldest %.0f ms before its kill; %d faults"
+        % (totals.acknowledged, totals.lost, totals.oldest_loss * 1000, totals.faults)
+    )
+    if totals.acknowledged == 0:
+        sys.exit("FAILED: nothing was acknowledged")
+    print("ok" if totals.faults == 0 else "FAILED: %d faults" % totals.faults)
+    sys.exit(0 if totals.faults == 0 else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 //! Harm to the files of a store: flipped and missing bytes, at places that `src/disktable/FORMAT.md` names.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,21 @@ pub(crate) fn tables(data_directory: &Path) -> Vec<PathBuf> {
     tables.retain(|path| path.extension().is_some_and(|extension| extension == "dmt"));
     tables.sort();
     tables
+}
+
+/// Every file with its bytes.
+pub(crate) fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).expect("it can be listed").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let bytes = std::fs::read(&path).expect("it can be read");
+            found.insert(path, bytes);
+        }
+    }
+    found
 }
 
 /// The first table that holds `needle`, and the offset of it there.

@@ -71,6 +71,11 @@ impl Process {
         }
     }
 
+    /// The number that the system knows it by.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends `signal`; a child that is gone already is no error, its status tells.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are below 2^22"));

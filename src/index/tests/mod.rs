@@ -330,3 +330,30 @@ fn the_budget_changes_while_there_is_room_for_it() {
     assert!(in_8 * 2 < in_24, "{in_8} {in_24}");
     assert!((0..in_24).all(|number| index.get(&digest(number)).is_some()));
 }
+
+#[test]
+fn cooling_lowers_what_is_hot_and_not_cached_and_nothing_else() {
+    let mut index = Index::new(64 * MIB, TABLE_SIZE_DEFAULT);
+    let entry_of =
+        |number: u32| Entry { hotness: (number % 4) as u8, is_cached: number.is_multiple_of(5), ..entry(number) };
+    const LEN: u32 = 30_000;
+    for number in 0..LEN {
+        index.upsert(&digest(number.into()), entry_of(number)).expect("there is room");
+    }
+    for lap in 1..4u8 {
+        let (mut count, mut cursor) = (0, Some(Cursor::START));
+        while let Some(from) = cursor {
+            let (visited, next) = index.cool(from);
+            (count, cursor) = (count + visited, next);
+        }
+        assert_eq!(count, LEN as usize);
+        for number in 0..LEN {
+            let mut expected = entry_of(number);
+            if !expected.is_cached && expected.hotness > 1 {
+                expected.hotness = expected.hotness.saturating_sub(lap).max(1);
+            }
+            assert_eq!(index.get(&digest(number.into())), Some(expected), "lap {lap}");
+        }
+    }
+    index.invariants();
+}

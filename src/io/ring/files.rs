@@ -15,7 +15,7 @@ use super::sleep::{Signalled, Sleep};
 use super::{Ring, Target};
 use crate::clock::{ClockChange, Seconds};
 use crate::io::dma::{DmaIo, LocalFile};
-use crate::io::{File, Io};
+use crate::io::{File, Io, SyncMethod};
 
 /// Files, time and tasks of a shard with a ring. Until [`RingIo::drive`] is called, nobody takes the ring's completions
 /// and transfers go through glommio; so a store can be opened before its shard's loop runs.
@@ -38,6 +38,7 @@ struct Shared {
     clock_shift: Cell<i64>,
     /// The wall clock stands still.
     is_paused: Cell<bool>,
+    sync_method: Cell<SyncMethod>,
     spawn_count: Cell<u64>,
     /// Futures of `yield_now` that have not ended.
     yielding_count: Cell<u64>,
@@ -67,6 +68,11 @@ impl RingIo {
         self.refresh_clock();
         self.ring.signal(false);
         self.ring.listen_to_bell();
+    }
+
+    /// Sets how blocks are made stable from now on.
+    pub fn set_sync_method(&self, method: SyncMethod) {
+        self.shared.sync_method.set(method);
     }
 
     pub(super) fn signalled(&self) -> &Signalled {
@@ -145,6 +151,10 @@ impl Io for RingIo {
         self.dma.monotonic()
     }
 
+    fn sync_method(&self) -> SyncMethod {
+        self.shared.sync_method.get()
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shared.spawn_count.set(self.shared.spawn_count.get() + 1);
         self.dma.spawn(task);
@@ -183,6 +193,10 @@ impl Io for RingIo {
 
     fn replace_small(&self, path: &Path, contents: &[u8]) -> Result<()> {
         self.dma.replace_small(path, contents)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.dma.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
@@ -251,6 +265,14 @@ impl File for RingFile {
         } else {
             self.local.write_at(offset, size, data).await
         }
+    }
+
+    async fn write_stable_at(&self, offset: u64, size: usize, data: Rc<Buffer>) -> Result<()> {
+        if self.shared.is_driven.get() {
+            return self.ring.write_stable(self.target(), offset, size, data, self.shared.sync_method.get()).await;
+        }
+        self.local.write_at(offset, size, data).await?;
+        self.local.sync().await
     }
 
     async fn sync(&self) -> Result<()> {

@@ -33,7 +33,7 @@ use dma_alloc::{Key, Lease, Pool, Table};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 pub use files::{RingFile, RingIo};
-pub use outgoing::Outgoing;
+pub use outgoing::{Kept, Outgoing};
 pub use receive::Received;
 
 use crate::limits::{RECEIVE_BUFFER_COUNT, RECEIVE_BUFFER_SIZE, RING_COMPLETION_COUNT, RING_SUBMISSION_COUNT};
@@ -367,6 +367,20 @@ impl Ring {
         let entry = opcode::AsyncCancel::new(user_data).build().user_data(Operation::Ignored.user_data(0));
         // SAFETY: 1. The entry names no memory.
         unsafe { self.push(&entry) };
+    }
+
+    /// Sees to it that so many entries can be queued without being submitted in between.
+    fn reserve_entries(&self, count: usize) {
+        loop {
+            {
+                let mut uring = self.uring.borrow_mut();
+                let submission = uring.submission();
+                if submission.capacity() - submission.len() >= count {
+                    return;
+                }
+            }
+            self.enter_now();
+        }
     }
 
     /// Queues an entry, submitting what is queued when there is no place.

@@ -1,14 +1,14 @@
-//! What one send carries: bytes, and values that stay where they were read to.
+//! What one send carries: bytes, and values that stay where they were read to, or where they are cached.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
-use dma_alloc::SharedLease;
+use dma_alloc::{PinnedCell, SharedLease};
 
 /// Most pieces of one sendmsg(2): the kernel's UIO_MAXIOV.
 const PIECE_COUNT_MAX: usize = 1024;
 
-/// Answers on their way to a client: bytes in a vector of its own, and between them values in shared read buffers, which
-/// are sent from there without being copied. Reused, so that it allocates only while it grows.
+/// Answers on their way to a client: bytes in a vector of its own, and between them values in shared read buffers and in the
+/// cache, which are sent from there without being copied. Reused, so that it allocates only while it grows.
 #[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
@@ -23,8 +23,28 @@ pub struct Outgoing {
 
 struct Value {
     position: usize,
-    lease: SharedLease,
+    kept: Kept,
     part: Range<usize>,
+}
+
+/// Bytes that stay where and as they are until they are sent.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// What was read from disk.
+    Read(SharedLease),
+    /// What lies in the cache.
+    Cached(PinnedCell),
+}
+
+impl Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(lease) => lease,
+            Self::Cached(cell) => cell,
+        }
+    }
 }
 
 /// How an [`Outgoing`] is handed to the kernel.
@@ -42,11 +62,27 @@ impl Outgoing {
         &mut self.bytes
     }
 
-    /// Appends a part of a read buffer, which is kept until it is sent.
-    pub fn push_value(&mut self, lease: SharedLease, part: Range<usize>) {
-        debug_assert!(part.end <= lease.len(), "the value lies in what was read");
+    /// The same.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Puts other bytes in the place of some, of which none is sent yet and between which no value lies.
+    pub fn replace(&mut self, place: Range<usize>, bytes: &[u8]) {
+        debug_assert!(self.sent_size == 0, "what is sent stays as it is");
+        let (start, end) = (place.start, place.end);
+        self.bytes.splice(place, bytes.iter().copied());
+        for value in self.values.iter_mut().filter(|value| value.position >= end && value.position > start) {
+            value.position = value.position - end + start + bytes.len();
+        }
+    }
+
+    /// Appends a part of what is kept until it is sent.
+    pub fn push_value(&mut self, kept: Kept, part: Range<usize>) {
+        debug_assert!(part.end <= kept.len(), "the value lies in what is kept");
         self.size += part.len();
-        self.values.push(Value { position: self.bytes.len(), lease, part });
+        self.values.push(Value { position: self.bytes.len(), kept, part });
     }
 
     /// Bytes that are still to be sent.
@@ -100,7 +136,7 @@ impl Outgoing {
         let mut position = 0;
         for value in &self.values {
             push_rest(&mut self.vectors, &self.bytes[position..value.position], &mut skip);
-            push_rest(&mut self.vectors, &value.lease[value.part.clone()], &mut skip);
+            push_rest(&mut self.vectors, &value.kept[value.part.clone()], &mut skip);
             position = value.position;
         }
         push_rest(&mut self.vectors, &self.bytes[position..], &mut skip);
@@ -157,8 +193,8 @@ mod tests {
         let lease = lease.share();
         let fill = |outgoing: &mut Outgoing| {
             outgoing.bytes_mut().extend_from_slice(b"ab");
-            outgoing.push_value(lease.clone(), 2..5);
-            outgoing.push_value(lease.clone(), 0..1);
+            outgoing.push_value(Kept::Read(lease.clone()), 2..5);
+            outgoing.push_value(Kept::Read(lease.clone()), 0..1);
             outgoing.bytes_mut().extend_from_slice(b"cd");
         };
         for sent in 0..=8 {

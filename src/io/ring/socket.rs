@@ -152,6 +152,12 @@ pub fn reset_at_close(socket: &OwnedFd) {
     let _ = socket::setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
+/// Says that nothing more will be sent, behind what was: the other side may go on, and is still received from.
+pub fn end_sending(socket: &OwnedFd) {
+    // Fails when the other side has gone before.
+    let _ = socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Write);
+}
+
 /// Ends a connection in both directions: what waits in the ring for it ends too.
 pub fn shut_down(socket: &OwnedFd) {
     // Fails when the other side has gone before.

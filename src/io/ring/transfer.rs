@@ -11,6 +11,7 @@ use dma_alloc::{Buffer, Key, Lease};
 use io_uring::{opcode, squeue, types};
 
 use super::{Completion, Operation, Ring, Target, count_of, on_target};
+use crate::io::SyncMethod;
 
 /// Most writes and syncs in flight: the flusher does one at a time, others are few.
 pub(super) const WRITE_COUNT_MAX: usize = 64;
@@ -76,38 +77,84 @@ impl Ring {
 
     /// Writes the first `size` bytes of `data` at `offset` of `file`.
     pub(super) async fn write(&self, file: Target, offset: u64, size: usize, data: Rc<Buffer>) -> io::Result<()> {
+        let entry = self.write_entry(file, offset, size, &data, 0);
+        // SAFETY: 1. `data` is kept in `writes` until the completion; its memory does not move, and nobody writes to
+        //            what is shared.
+        let written = unsafe { self.carry_out(entry, Some(data)) }?.await?;
+        check_size(written, size, offset)
+    }
+
+    /// The same, and the bytes are on stable media then.
+    pub(super) async fn write_stable(
+        &self,
+        file: Target,
+        offset: u64,
+        size: usize,
+        data: Rc<Buffer>,
+        method: SyncMethod,
+    ) -> io::Result<()> {
+        if method == SyncMethod::Dsync {
+            let entry = self.write_entry(file, offset, size, &data, libc::RWF_DSYNC);
+            // SAFETY: 1. As in `write`.
+            let written = unsafe { self.carry_out(entry, Some(data)) }?.await?;
+            return check_size(written, size, offset);
+        }
+        let entry = self.write_entry(file, offset, size, &data, 0).flags(squeue::Flags::IO_LINK);
+        if self.writes.borrow().len() + 2 > WRITE_COUNT_MAX {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
+        // Both in one submission, as a link does not reach into the next one.
+        self.reserve_entries(2);
+        // SAFETY: 1. As in `write`.
+        let writing = unsafe { self.queue(entry, Some(data)) }?;
+        // The kernel begins it when the write has ended well, and cancels it otherwise, also after a short write.
+        let syncing = self.sync_entry(file);
+        // SAFETY: 1. The entry names no memory.
+        let syncing = unsafe { self.queue(syncing, None) };
+        self.submit_if_asleep();
+        check_size(writing.await?, size, offset)?;
+        syncing?.await.map(drop)
+    }
+
+    fn write_entry(&self, file: Target, offset: u64, size: usize, data: &Buffer, flags: i32) -> squeue::Entry {
         assert!(size <= data.len(), "no more is written than there is");
         let start = data.as_ptr();
         let length = u32::try_from(size).expect("blocks are bounded by the table size");
         let buffer = self.registered_buffer(start, size);
-        let entry = on_target!(file, |fd| match buffer {
-            Some(buffer) => opcode::WriteFixed::new(fd, start, length, buffer).offset(offset).build(),
-            None => opcode::Write::new(fd, start, length).offset(offset).build(),
-        });
-        // SAFETY: 1. `data` is kept in `writes` until the completion; its memory does not move, and nobody writes to
-        //            what is shared.
-        let written = unsafe { self.carry_out(entry, Some(data)) }?.await?;
-        if written == size {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::WriteZero, format!("only {written} of {size} bytes were written at offset {offset}")))
+        on_target!(file, |fd| match buffer {
+            Some(buffer) => opcode::WriteFixed::new(fd, start, length, buffer).offset(offset).rw_flags(flags).build(),
+            None => opcode::Write::new(fd, start, length).offset(offset).rw_flags(flags).build(),
+        })
     }
 
     /// fdatasync(2).
     pub(super) async fn sync(&self, file: Target) -> io::Result<()> {
-        let entry = on_target!(file, |fd| opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
         // SAFETY: 1. The entry names no memory.
-        unsafe { self.carry_out(entry, None) }?.await.map(drop)
+        unsafe { self.carry_out(self.sync_entry(file), None) }?.await.map(drop)
+    }
+
+    fn sync_entry(&self, file: Target) -> squeue::Entry {
+        on_target!(file, |fd| opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
     }
 
     /// # Safety
     /// `entry` names no memory but that of `data`.
     unsafe fn carry_out(&self, entry: squeue::Entry, data: Option<Rc<Buffer>>) -> io::Result<Outcome<'_>> {
+        // SAFETY: 1. By this function's own condition.
+        let outcome = unsafe { self.queue(entry, data) }?;
+        self.submit_if_asleep();
+        Ok(outcome)
+    }
+
+    /// Queues `entry`, to be submitted with what else the turn brings.
+    ///
+    /// # Safety
+    /// `entry` names no memory but that of `data`.
+    unsafe fn queue(&self, entry: squeue::Entry, data: Option<Rc<Buffer>>) -> io::Result<Outcome<'_>> {
         let writing = Writing { _data: data, waker: None, result: None, is_abandoned: false };
         let key = self.writes.borrow_mut().insert(writing).map_err(|_| ErrorKind::ResourceBusy)?;
         // SAFETY: 1. By this function's own condition, and as the table keeps the data.
         unsafe { self.push(&entry.user_data(Operation::Write.user_data(key.to_bits()))) };
-        self.submit_if_asleep();
         Ok(Outcome { ring: self, key })
     }
 
@@ -132,6 +179,14 @@ impl Ring {
             writes.iter().filter(|(_, writing)| writing.result.is_some()).map(|(key, _)| key).collect();
         ended.into_iter().for_each(|key| drop(writes.remove(key)));
     }
+}
+
+/// A short write is a failure: what lies on disk then is unknown.
+fn check_size(written: usize, size: usize, offset: u64) -> io::Result<()> {
+    if written == size {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::WriteZero, format!("only {written} of {size} bytes were written at offset {offset}")))
 }
 
 /// Ends when the kernel has said what became of a write or sync.

@@ -72,9 +72,11 @@
 //!   the bytes of such a value as commands.
 //! * A value of 2 GiB and more is dropped whole; memcached takes its size for a negative number.
 //! * A wrong first byte closes the connection at once and not after 24 bytes.
-//! * What cannot be read from disk is [`DiskReadFailed`] where text says so.
+//! * What cannot be read from disk is [`DiskReadFailed`] where text says so; what cannot be written is [`DiskWriteFailed`], also
+//!   as the answer to a quiet command.
 //!
 //! [`DiskReadFailed`]: Status::DiskReadFailed
+//! [`DiskWriteFailed`]: Status::DiskWriteFailed
 //! [`NotFound`]: Status::NotFound
 //! [`Exists`]: Status::Exists
 //! [`TooLarge`]: Status::TooLarge
@@ -258,6 +260,8 @@ pub enum Status {
     OutOfMemoryForNew,
     /// The device did not give back what was written to it. Not an answer of memcached, which says the key is absent.
     DiskReadFailed,
+    /// The device did not take what was written to it. Not an answer of memcached, which has nothing like it.
+    DiskWriteFailed,
 }
 
 impl Status {
@@ -274,7 +278,7 @@ impl Status {
             Self::AuthFailure => 0x20,
             Self::UnknownCommand => 0x81,
             Self::OutOfMemory | Self::OutOfMemoryForNew => 0x82,
-            Self::DiskReadFailed => 0x84,
+            Self::DiskReadFailed | Self::DiskWriteFailed => 0x84,
         }
     }
 
@@ -302,6 +306,7 @@ impl Status {
             },
             Self::OutOfMemoryForNew => "Out of memory allocating new item",
             Self::DiskReadFailed => "Disk read failed",
+            Self::DiskWriteFailed => "Disk write failed, the change may be lost",
         }
     }
 }

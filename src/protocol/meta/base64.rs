@@ -19,7 +19,7 @@ const VALUES: [u8; 256] = {
 
 /// Decodes `text` to the front of `target` and returns how many bytes that are; `None` when there is nothing in it, its
 /// letters are no multiple of four, or the padding is too long.
-pub(super) fn decode(text: &[u8], target: &mut [u8]) -> Option<usize> {
+pub(in crate::protocol) fn decode(text: &[u8], target: &mut [u8]) -> Option<usize> {
     let letters = || text.iter().filter(|letter| VALUES[usize::from(**letter)] != NONE);
     let count = letters().count();
     if count == 0 || count % 4 != 0 || count / 4 * 3 > target.len() + 2 {

@@ -4,6 +4,7 @@
 //! answered as memcached would, so that a script that sends it goes on; nothing changes by it.
 
 use super::token::{Arguments, Tokens, signed, unsigned, unsigned_32};
+use crate::limits::CRAWLER_SLEEP_MAX;
 
 /// Slab classes that there may be; records are shown as those of class 1, and 0 stands for no class.
 const CLASS_COUNT: u32 = 64;
@@ -11,8 +12,6 @@ const CLASS_COUNT: u32 = 64;
 const CLASS_LAST: i64 = 39;
 /// Largest share of memory, in percent, that two of memcached's queues may be given together.
 const LRU_SHARE_MAX: u64 = 80;
-/// Longest pause of memcached's crawler, in microseconds.
-const CRAWLER_SLEEP_MAX: u32 = 1_000_000;
 /// Least limit for `cache_memlimit`, in MiB.
 const MEMORY_LIMIT_MIN: u32 = 8;
 /// Largest limit in MiB that is not taken for one in bytes.
@@ -40,8 +39,20 @@ pub enum Admin {
         /// No answer is wanted.
         noreply: bool,
     },
+    /// `extstore recache_rate`: whether records that are read again are kept in memory.
+    Recache {
+        /// The rate is not 0.
+        is_enabled: bool,
+        /// No answer is wanted.
+        noreply: bool,
+    },
     /// `lru_crawler enable` and `disable`.
     EnableCrawler(bool),
+    /// `lru_crawler sleep`, between two records.
+    CrawlerSleep {
+        /// Microseconds, a second at most.
+        micros: u32,
+    },
     /// `lru_crawler crawl`.
     Crawl(Classes),
     /// `lru_crawler metadump` and `mgdump`, `stats cachedump`.
@@ -349,11 +360,11 @@ fn parse_crawler(arguments: &Arguments<'_>) -> Admin {
         (b"tocrawl", 2) => {
             answered(if unsigned_32(argument).is_some() { AdminAnswer::Ok } else { AdminAnswer::LineFormat })
         }
-        (b"sleep", 2) => answered(match unsigned_32(argument) {
-            None => AdminAnswer::LineFormat,
-            Some(pause) if pause > CRAWLER_SLEEP_MAX => AdminAnswer::CrawlerSleep,
-            Some(_) => AdminAnswer::Ok,
-        }),
+        (b"sleep", 2) => match unsigned_32(argument) {
+            None => answered(AdminAnswer::LineFormat),
+            Some(micros) if micros > CRAWLER_SLEEP_MAX => answered(AdminAnswer::CrawlerSleep),
+            Some(micros) => Admin::CrawlerSleep { micros },
+        },
         _ => answered(AdminAnswer::Error),
     }
 }
@@ -425,9 +436,12 @@ fn is_shutdown_mode(arguments: &[u8]) -> bool {
     }
 }
 
-/// extstore's knobs. Tables are emptied by rules of their own.
+/// extstore's knobs. Tables are emptied by rules of their own; which records are cached, too, but it can be turned off.
 fn parse_extstore(arguments: &Arguments<'_>) -> Admin {
     let number = |index| unsigned_32(arguments.get(index));
+    if let (2.., b"recache_rate", Some(rate)) = (arguments.count(), arguments.get(0), number(1)) {
+        return Admin::Recache { is_enabled: rate > 0, noreply: arguments.noreply() };
+    }
     let is_known = arguments.count() >= 2
         && match arguments.get(0) {
             b"free_memchunks" => {
@@ -435,8 +449,9 @@ fn parse_extstore(arguments: &Arguments<'_>) -> Admin {
                     && number(1).is_some_and(|class| (1..CLASS_COUNT).contains(&class))
                     && number(2).is_some()
             }
-            b"item_size" | b"item_age" | b"low_ttl" | b"recache_rate" | b"compact_under" | b"drop_under"
-            | b"max_sleep" => number(1).is_some(),
+            b"item_size" | b"item_age" | b"low_ttl" | b"compact_under" | b"drop_under" | b"max_sleep" => {
+                number(1).is_some()
+            }
             b"max_frag" => float(arguments.get(1)).is_some(),
             b"drop_unread" => unsigned(arguments.get(1)).is_some(),
             _ => false,

@@ -47,6 +47,8 @@ pub enum Answer {
     OutOfMemory,
     /// The device did not give back what was written to it. Not an answer of memcached, which says the key is absent.
     DiskReadFailed,
+    /// The device did not take what was written to it. Not an answer of memcached, which has nothing like it.
+    DiskWriteFailed,
 }
 
 impl Answer {
@@ -72,6 +74,7 @@ impl Answer {
             Self::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
             Self::OutOfMemory => b"SERVER_ERROR out of memory storing object\r\n",
             Self::DiskReadFailed => b"SERVER_ERROR disk read failed\r\n",
+            Self::DiskWriteFailed => b"SERVER_ERROR disk write failed, the change may be lost\r\n",
         }
     }
 }

@@ -35,8 +35,8 @@ impl<I: Io> Shard<I> {
             ("items:1:outofmemory", commands.store_no_memory),
             ("items:1:tailrepairs", 0),
             ("items:1:reclaimed", counters.expired_swept),
-            ("items:1:crawler_reclaimed", 0),
-            ("items:1:crawler_items_checked", 0),
+            ("items:1:crawler_reclaimed", counters.expired_crawled),
+            ("items:1:crawler_items_checked", counters.crawl_records),
             ("items:1:lrutail_reflocked", 0),
             ("items:1:moves_to_cold", 0),
             ("items:1:moves_to_warm", 0),
@@ -99,7 +99,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Four lines for each table, as extstore has them for its pages. There is one bucket.
+    /// Four lines for each table, as extstore has them for its pages, and the part of it that is live. There is one bucket.
     pub(super) fn report_tables(&self, out: &mut Vec<u8>) {
         for table in self.store.tables() {
             let slot = table.slot;
@@ -107,6 +107,7 @@ impl<I: Io> Shard<I> {
             encode_stat(out, &format!("{slot}:bytes"), table.live_bytes);
             encode_stat(out, &format!("{slot}:bucket"), 0);
             encode_stat(out, &format!("{slot}:free_bucket"), 0);
+            encode_stat(out, &format!("{slot}:live_ratio"), format_args!("{:.2}", table.live_ratio()));
         }
     }
 }

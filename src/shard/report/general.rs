@@ -1,8 +1,8 @@
 //! `stats`: memcached's names in memcached's order, extstore's among them, then our own.
 //!
 //! What memcached counts and this server does not have is left out (libevent, its buffers, hash table and slab pages).
-//! Some of it is 0 instead, because exporters and dashboards read it, and because that is what it is: nothing crawls,
-//! nothing moves between LRU lists, no record is copied between tables yet.
+//! Some of it is 0 instead, because exporters and dashboards read it, and because that is what it is: nothing moves
+//! between LRU lists.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
@@ -56,7 +56,7 @@ impl<I: Io> Shard<I> {
             ("get_extstore", store.records_read),
             // A get waits for a buffer instead of failing, and its record stays where it is.
             ("get_oom_extstore", 0),
-            ("recache_from_extstore", 0),
+            ("recache_from_extstore", store.cache_inserts),
             ("miss_from_extstore", store.records_unreadable),
             ("badcrc_from_extstore", store.damaged_records),
             ("delete_misses", counters.delete_misses),
@@ -92,7 +92,7 @@ impl<I: Io> Shard<I> {
             ("threads", self.facts.threads as u64),
             ("conn_yields", connections.conn_yields.get()),
             ("hash_bytes", self.store.gauges().index_bytes),
-            ("lru_crawler_starts", self.counters.borrow().lru_crawler_starts),
+            ("lru_crawler_starts", self.counters_since_reset().crawls),
         ];
         encode_stats(out, &stats);
     }
@@ -102,11 +102,13 @@ impl<I: Io> Shard<I> {
         let (counters, gauges) = (self.store.counters(), self.store.gauges());
         let used = gauges.tables - gauges.tables_free;
         let stats = [
-            ("extstore_compact_lost", 0),
-            ("extstore_compact_rescues", 0),
+            // Nobody can get them any more; what they kept dead stays so, and so does their table.
+            ("extstore_compact_lost", counters.reclaim_bad_records),
+            ("extstore_compact_rescues", counters.reclaim_records),
             ("extstore_compact_resc_cold", 0),
             ("extstore_compact_resc_old", 0),
-            ("extstore_compact_skipped", 0),
+            // Nothing is lost: there is a newer version, or none is wanted.
+            ("extstore_compact_skipped", counters.reclaim_overtaken),
             ("extstore_page_allocs", counters.tables_begun),
             ("extstore_page_evictions", counters.tables_evicted),
             ("extstore_page_reclaims", counters.tables_reclaimed),
@@ -135,8 +137,8 @@ impl<I: Io> Shard<I> {
             ("total_items", counters.values_stored),
             ("evictions", counters.evictions),
             ("reclaimed", counters.expired_swept),
-            ("crawler_reclaimed", 0),
-            ("crawler_items_checked", 0),
+            ("crawler_reclaimed", counters.expired_crawled),
+            ("crawler_items_checked", counters.crawl_records),
             ("lrutail_reflocked", 0),
             ("moves_to_cold", 0),
             ("moves_to_warm", 0),
@@ -156,21 +158,65 @@ impl<I: Io> Shard<I> {
             ("disk_write_bytes", counters.disk_write_bytes),
             ("disk_read_errors", counters.disk_read_errors),
             ("disk_write_errors", counters.disk_write_errors),
+            ("commits", counters.commits),
+            ("commit_records", counters.commit_records),
+            ("commit_failures", counters.commit_failures),
+            ("deletions_not_noted", gauges.deletions_not_noted),
             ("index_entries", gauges.index_entries),
             ("index_bytes", gauges.index_bytes),
             ("memtable_bytes", gauges.dirty_bytes),
             ("write_buffer_bytes", gauges.memtable_bytes),
-            // There are neither a cache of values nor a relocation of records yet.
-            ("cache_items", 0),
-            ("cache_bytes", 0),
-            ("reclaim_records", 0),
-            ("reclaim_bytes", 0),
+            ("read_buffer_bytes", gauges.read_buffer_bytes),
+            ("reclaim_buffer_bytes", gauges.reclaim_buffer_bytes),
+            ("memory_bytes", gauges.memory_bytes()),
+            ("cache_items", gauges.cache_items),
+            ("cache_bytes", gauges.cache_bytes),
+            ("cache_memory_bytes", gauges.cache_memory_bytes),
+            ("cache_hits", counters.cache_hits),
+            ("cache_misses", counters.cache_misses),
+            ("cache_inserts", counters.cache_inserts),
+            ("cache_evictions", counters.cache_evictions),
+            ("scrub_passes", counters.scrub_passes),
+            ("scrub_tables", counters.scrub_tables),
+            ("scrub_bytes", counters.scrub_bytes),
+            ("scrub_bad_records", counters.scrub_bad_records),
+            ("scrub_bad_dead_records", counters.scrub_bad_dead_records),
+            ("scrub_bad_pages", counters.scrub_bad_pages),
+            ("scrub_read_errors", counters.scrub_read_errors),
         ];
         encode_stats(out, &stats);
-        let amplification = counters.disk_write_bytes as f64 / counters.user_bytes_written.max(1) as f64;
-        encode_stat(out, "write_amplification", format_args!("{amplification:.3}"));
-        let stats =
-            [("recovery_ms", counters.recovery_ms), ("recovery_records", counters.recovered_records), ("shards", 1)];
+        self.report_reclaim(out);
+        let asked = (counters.cache_hits + counters.cache_misses).max(1);
+        encode_stat(out, "cache_hit_ratio", format_args!("{:.3}", counters.cache_hits as f64 / asked as f64));
+        encode_stat(out, "write_amplification", format_args!("{:.2}", counters.write_amplification()));
+        let stats = [
+            ("checkpoint_pieces", counters.checkpoint_pieces),
+            ("checkpoint_bytes", counters.checkpoint_bytes),
+            ("recovery_ms", counters.recovery_ms),
+            ("recovery_records", counters.recovered_records),
+            ("shards", 1),
+        ];
+        encode_stats(out, &stats);
+    }
+
+    fn report_reclaim(&self, out: &mut Vec<u8>) {
+        let (counters, gauges) = (self.store.counters(), self.store.gauges());
+        let goal = gauges.reclaim_read_goal.map_or(0, |goal| goal.as_micros());
+        let stats = [
+            ("reclaim_records", counters.reclaim_records),
+            ("reclaim_bytes", counters.reclaim_bytes),
+            ("reclaim_reads", counters.reclaim_reads),
+            ("reclaim_read_bytes", counters.reclaim_read_bytes),
+            ("reclaim_overtaken", counters.reclaim_overtaken),
+            ("reclaim_bad_records", counters.reclaim_bad_records),
+            ("reclaim_tables", counters.tables_reclaimed + counters.tables_evicted),
+            ("reclaim_tables_unread", counters.tables_reclaimed_unread),
+            ("reclaim_rate", gauges.reclaim_rate),
+            // 0: not known yet.
+            ("reclaim_read_goal_us", u64::try_from(goal).unwrap_or(u64::MAX)),
+            ("tables_free", gauges.tables_free),
+            ("tables_reserved", gauges.tables_reserved),
+        ];
         encode_stats(out, &stats);
     }
 }

@@ -79,6 +79,9 @@ impl<I: Io> Shard<I> {
             evicted_age: if now.evictions == before.evictions { 0 } else { now.evicted_age },
             expired: now.expired - before.expired,
             expired_swept: now.expired_swept - before.expired_swept,
+            expired_crawled: now.expired_crawled - before.expired_crawled,
+            crawls: now.crawls - before.crawls,
+            crawl_records: now.crawl_records - before.crawl_records,
             ..now
         }
     }

@@ -38,8 +38,8 @@ impl<I: Io> Shard<I> {
         encode_stat(out, "maxconns_fast", yes_or_no(true));
         encode_stat(out, "slab_reassign", yes_or_no(false));
         encode_stat(out, "slab_automove", 0);
-        // Nothing crawls by itself; `lru_crawler metadump` works, and who wants to use it asks here.
-        encode_stat(out, "lru_crawler", yes_or_no(true));
+        encode_stat(out, "lru_crawler", yes_or_no(self.store.is_crawler_enabled()));
+        encode_stat(out, "lru_crawler_sleep", self.store.crawl_pause().as_micros());
         encode_stat(out, "flush_enabled", yes_or_no(facts.flush_enabled));
         encode_stat(out, "dump_enabled", yes_or_no(facts.dump_enabled));
         encode_stat(out, "hash_algorithm", "sha1");
@@ -50,8 +50,17 @@ impl<I: Io> Shard<I> {
         encode_stat(out, "track_sizes", yes_or_no(true));
         // All values go to disk, whatever their size, and none is dropped for not having been read.
         encode_stat(out, "ext_item_size", 0);
+        // The second read counts, not every so manieth; 0 is off there as well.
+        encode_stat(out, "ext_recache_rate", u8::from(self.store.is_cache_enabled()));
         encode_stat(out, "ext_wbuf_size", self.store.memory_plan().block_size);
         encode_stat(out, "ext_drop_unread", yes_or_no(false));
         encode_stat(out, "ssl_enabled", yes_or_no(false));
+        match self.store.scrub_interval() {
+            Some(interval) => encode_stat(out, "scrub_interval", interval.as_secs()),
+            None => encode_stat(out, "scrub_interval", "off"),
+        }
+        encode_stat(out, "durability", self.store.durability().name());
+        encode_stat(out, "flush_interval_ms", self.store.flush_interval().as_millis());
+        encode_stat(out, "sync_method", self.store.sync_method().name());
     }
 }

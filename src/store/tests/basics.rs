@@ -105,7 +105,7 @@ fn updates_of_one_key_are_serial() {
                     };
                     let (stored, ()) = store.update(&counter, add).await.expect("the disk works");
                     assert!(matches!(stored, Some(Stored::Stored(_))));
-                    store.set(&key(1000 + task), &[7; 9000], Meta::default()).await;
+                    store.set(&key(1000 + task), &[7; 30_000], Meta::default()).await;
                     if round % 7 == 0 {
                         store.flush().await;
                     }

@@ -1,5 +1,6 @@
 //! Operations that are called again by hand when they could not finish: what a loop that serves many clients does.
 
+use super::super::reclaim::Method;
 use super::*;
 use crate::io::File;
 use crate::io::sim::{Faults, SimFile};
@@ -328,5 +329,38 @@ fn the_buffer_of_updates_is_kept_but_not_at_any_size() {
         update(&store, b"k", None).expect("it is in memory");
         let after = store.shared.scratch.take();
         assert_eq!((after.as_ptr(), after.capacity()), (place, capacity), "nothing was allocated");
+    });
+}
+
+/// The table of a record that is being read is emptied, and the key is written again to the same place.
+#[test]
+fn what_was_read_of_an_earlier_use_of_the_place_is_not_cached() {
+    let sim = world();
+    sim.run(async {
+        let store = open(&sim, options()).await;
+        let (name, digest) = (key(7), store.digest(&key(7)));
+        store.set(&name, &value(7, 1, 1000), Meta::default()).await;
+        for number in 0..1200 {
+            store.set(b"other", &value(number, 1, 1000), Meta::default()).await;
+            store.forget_memory().await;
+        }
+        bytes(&store, &name).await.expect("it is there, and fetched from now on");
+        let plan = sought(&store, &name);
+        let slot = plan.place().slot;
+        let brought = read(&store, &plan).await.expect("the disk works");
+        assert_eq!(store.delete(&name).await, Changed::Done);
+        store.forget_memory().await;
+        store.shared.reclaim(slot, Method::Move).await.expect("emptied");
+        {
+            let mut state = store.shared.state.borrow_mut();
+            state.ready = Some(slot);
+            state.roll_table().expect("one is ready");
+            store.shared.notify_work(&state);
+        }
+        store.set(&name, &value(7, 2, 1000), Meta::default()).await;
+        let again = store.shared.state.borrow().index.get(&digest).expect("there").pointer;
+        assert_eq!((again.slot, again.offset), (slot, plan.place().offset), "the very same place");
+        assert!(store.examine(&digest, &name, &plan, &brought).is_some(), "as it was when it was read");
+        assert_eq!(brief(bytes(&store, &name).await), brief(Some(value(7, 2, 1000))));
     });
 }

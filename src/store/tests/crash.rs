@@ -45,7 +45,7 @@ impl Allowed {
 
 fn small() -> StoreOptions {
     // So few tables that each is used again and again; the keys are written so often that none is ever evicted.
-    StoreOptions { capacity: 6 * MIB as u64, ..options() }
+    StoreOptions { capacity: 10 * MIB as u64, ..options() }
 }
 
 /// Sizes differ, so that some records are overwritten in place and others move.

@@ -192,6 +192,29 @@ fn a_smaller_capacity_drops_the_oldest_tables_and_their_files() {
     });
 }
 
+/// What is evicted from a table whose values were touched leaves tombstones, which need a table.
+#[test]
+fn a_smaller_capacity_drops_tables_with_touched_records_too() {
+    let sim = world();
+    sim.run(async {
+        let store = open(&sim, options()).await;
+        for number in 0..8_000 {
+            store.set(&key(number), &value(number, 1, 900), Meta::default()).await;
+        }
+        store.flush().await;
+        for number in 0..8_000 {
+            store.touch(&key(number), 0).await;
+        }
+        assert!(store.gauges().tables_free <= 7, "not enough to be done with these");
+        store.close().await.expect("closes");
+        let store = open(&sim, StoreOptions { capacity: 8 * MIB as u64, ..options() }).await;
+        assert_eq!(store.gauges().tables, 8);
+        assert!(bytes(&store, &key(7_999)).await.is_some());
+        assert_eq!(bytes(&store, &key(0)).await, None);
+        check_sizes(&store);
+    });
+}
+
 #[test]
 fn a_smaller_memory_budget_drops_the_oldest_records() {
     let sim = world();
@@ -212,6 +235,49 @@ fn a_smaller_memory_budget_drops_the_oldest_records() {
         assert_eq!(bytes(&store, &key(0)).await, None);
         for number in 0..1000 {
             assert!(matches!(store.set(&key(number), b"again", Meta::default()).await, Stored::Stored(_)));
+        }
+    });
+}
+
+/// A touch of a record in memory, which keeps its version, after a piece has copied what it was before.
+#[test]
+fn a_touch_of_what_a_piece_knows_is_not_lost() {
+    const COUNT: u32 = 3000;
+    const TOUCHED: u32 = 40;
+    let sim = world();
+    let expiry = sim.now() + 100_000;
+    let killed = sim.run(async {
+        let store = open(&sim, options()).await;
+        let mut stamp = 1;
+        while !store.shared.state.borrow().checkpoint.busy {
+            // They are in the active block when a piece is begun.
+            for number in 0..COUNT {
+                store.set(&key(number), &value(number, stamp, 300), Meta::default()).await;
+            }
+            for number in 0..TOUCHED {
+                store.set(&key(number), &value(number, stamp, 300), expiring(expiry - 1)).await;
+            }
+            for _ in 0..300 {
+                if store.shared.state.borrow().checkpoint.busy {
+                    break;
+                }
+                sim.sleep(Duration::from_millis(1)).await;
+            }
+            stamp += 1;
+        }
+        for number in 0..TOUCHED {
+            store.touch(&key(number), expiry + 50_000).await;
+            sim.sleep(Duration::from_micros(20)).await;
+        }
+        store.flush().await;
+        sim.after_kill()
+    });
+    killed.run(async {
+        let store = open(&killed, options()).await;
+        killed.advance(Duration::from_secs(100_000));
+        assert!(killed.now() >= expiry);
+        for number in 0..TOUCHED {
+            assert!(bytes(&store, &key(number)).await.is_some(), "key {number}");
         }
     });
 }

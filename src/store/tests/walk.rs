@@ -1,12 +1,14 @@
 //! Walks over all records, in a store at rest and while others write.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::*;
 use crate::disktable::format::footer_page_count;
 use crate::io::sim::Faults;
 use crate::limits::PAGE_SIZE;
 use crate::record::Header;
+use crate::recovery::tables::table_path;
 
 /// How often each key was met, and the size of its value when it was met last.
 type Met = BTreeMap<Vec<u8>, (u32, usize)>;
@@ -213,4 +215,32 @@ fn a_device_that_does_not_read_ends_no_walk_early() {
         sim.set_faults(Faults::default());
         assert_eq!(walk(&store).await.len(), 3001);
     });
+}
+
+/// The table is cut short behind the store's back, after what is live in it was looked up.
+#[test]
+fn a_file_that_ends_too_early_ends_no_walk_too_late() {
+    let sim = world();
+    let ended = sim.run_for(100_000, async {
+        let store = open(&sim, options()).await;
+        for number in 0..3000 {
+            store.set(&key(number), &value(number, 1, 1000), Meta::default()).await;
+        }
+        store.forget_memory().await;
+        let first = store.shared.state.borrow().index.get(&store.digest(&key(0))).expect("there").pointer.slot;
+        let mut walker = store.walk();
+        let mut met_count = 0;
+        let mut steps = 0;
+        while walker.step(&mut |_| met_count += 1).await {
+            steps += 1;
+            if met_count > 0 && steps < 1000 {
+                steps = 1000;
+                let path = table_path(&Path::new(DIRECTORY).join("shard-0000"), first);
+                sim.tamper(&path, |contents| contents.truncate(100 * PAGE_SIZE));
+            }
+            store.shared.io.yield_now().await;
+        }
+        assert!((1900..2700).contains(&met_count), "{met_count}");
+    });
+    assert!(ended.is_some(), "it asks for the same read for ever");
 }

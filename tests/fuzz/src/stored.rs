@@ -5,7 +5,7 @@ use dmacached::disktable::format::{
     MarkDamage, SUMMARIES_PER_PAGE, footer_summaries, get_summary, put_summary, seal_footer_page,
 };
 use dmacached::disktable::{Identity, Mark, MarkKind};
-use dmacached::limits::{PAGE_SIZE, RECORD_GRANULE};
+use dmacached::limits::{NUMBER_MAX, PAGE_SIZE, RECORD_GRANULE};
 use dmacached::record::{
     self, Damage, HEADER_SIZE as RECORD_HEADER_SIZE, Kind, Place, Record, SizeClass, claimed_size, decode,
     decode_trusted, encode, encode_padding, rewrite_expiry,
@@ -33,6 +33,7 @@ pub fn check_record(bytes: &[u8]) {
     let read = decode_trusted(bytes);
     match decode(bytes, place) {
         Ok(record) => same(&record, &read.expect("what is verified can be read")),
+        Err(Damage::Version) => assert!(read.is_ok_and(|record| record.header.version > NUMBER_MAX)),
         Err(damage) => assert_eq!(read.err().unwrap_or(Damage::Checksum), damage),
     }
     let Ok(record) = read else { return };
@@ -42,6 +43,9 @@ pub fn check_record(bytes: &[u8]) {
     assert_eq!(encode(&mut written, place, record.header, record.key, record.value), size);
     assert_eq!(written[4..size], bytes[4..size], "it is written as it was");
     assert!(written[size..].iter().all(|byte| *byte == 0xa5), "something behind it was written");
+    if record.header.version > NUMBER_MAX {
+        return assert_eq!(decode(&written, place).err(), Some(Damage::Version), "no store comes to such a version");
+    }
     same(&decode(&written, place).expect("it was written for this place"), &record);
     let class = SizeClass::of(size);
     assert!(class.size() >= size && class.size() <= size.next_multiple_of(RECORD_GRANULE) * 9 / 8);

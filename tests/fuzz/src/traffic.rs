@@ -1,7 +1,7 @@
 //! What clients send, and what lies on disk: conversations for the corpus, and pseudo-random mixes of their parts.
 
 use dmacached::digest::Digest;
-use dmacached::disktable::format::{put_summary, seal_footer_page};
+use dmacached::disktable::format::{Distance, put_summary, seal_footer_page};
 use dmacached::disktable::{Identity, Mark, MarkKind, Summary};
 use dmacached::limits::PAGE_SIZE;
 use dmacached::record::{Header, Kind, Place, SizeClass, encode};
@@ -176,7 +176,7 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
             put_summary(
                 &mut page,
                 number as usize,
-                &Summary { digest, version: 5, expiry: number, offset, kind, class },
+                &Summary { digest, version: 5, expiry: number, offset, kind, class, distance: Distance::NONE },
             );
         }
         seal_footer_page(&mut page, PLACE, count as usize);
