@@ -11,6 +11,7 @@ use crate::index::{Kind, Part};
 use crate::load::{Length, Plan};
 use crate::parse::{self, CpuList, Shape, Target};
 use crate::random::mix;
+use crate::space::arguments::{ChurnArguments, DayArguments, FillArguments, TailArguments};
 use crate::workload::{KEY_DIGITS, KeyOrder, Keys, Values, Workload};
 
 /// Load generator and comparisons for servers that speak memcached's text protocol, and benchmarks of dmacached's index.
@@ -31,6 +32,94 @@ pub(crate) enum Command {
     Compare(CompareArguments),
     /// Measure dmacached's index next to other maps, without a server
     Index(IndexArguments),
+    /// Simulate how much a full store writes for what it is given, without a disk
+    Amplification(AmplificationArguments),
+    /// Measure what dmacached's hot cache misses, next to other policies, without a server
+    Cache(CacheArguments),
+    /// Measure how long a store takes to open, next to reading the same bytes, without a server
+    Recovery(RecoveryArguments),
+    /// Overwrite the keys of a server whose disk is nearly full: write amplification, reads, memory
+    Churn(ChurnArguments),
+    /// Set fresh keys until the first one is refused or evicts another: how much fits
+    Fill(FillArguments),
+    /// Latencies of gets from disk without writes, and while a server takes back the room of what is overwritten
+    Tail(TailArguments),
+    /// Let a day pass in minutes, and see what memory the server takes in each hour of it
+    Day(DayArguments),
+}
+
+/// The seed asked for, or one made from the clock.
+pub(crate) fn seed(asked: Option<u64>) -> u64 {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+    // Short enough to be copied by hand.
+    asked.unwrap_or_else(|| mix(clock()) >> 32)
+}
+
+/// What `amplification` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AmplificationArguments {
+    /// Live bytes by all bytes of the tables, in percent
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "70,80,85,90",
+          value_parser = clap::value_parser!(u32).range(10..=97))]
+    pub(crate) utilisation: Vec<u32>,
+    /// That at which other policies and fewer streams are simulated too
+    #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = clap::value_parser!(u32).range(10..=97))]
+    pub(crate) compare_at: u32,
+    /// Tables of the store
+    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(32..=8192))]
+    pub(crate) tables: u32,
+    /// Records that a table takes
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..=65536))]
+    pub(crate) records: u32,
+    /// Free tables that only moved records may take
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) reserve: u32,
+    /// Where the random numbers begin
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) seed: u64,
+    /// Draw write amplification over utilisation
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write all rows
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+}
+
+/// What `cache` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CacheArguments {
+    /// Number of keys, without those of scans
+    #[arg(long, value_name = "N", default_value = "500k", value_parser = parse::index_key_count)]
+    pub(crate) keys: u32,
+    /// Number of requests
+    #[arg(long, value_name = "N", default_value = "5m", value_parser = parse::index_key_count)]
+    pub(crate) requests: u32,
+    /// Size of values in bytes
+    #[arg(long, value_name = "BYTES", default_value = "100")]
+    pub(crate) value_size: usize,
+    /// Where the random stream begins
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) seed: u64,
+}
+
+/// What `recovery` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RecoveryArguments {
+    /// Where the store is made, in a directory of its own that is removed at the end; its file system is what is measured
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) directory: PathBuf,
+    /// Number of keys
+    #[arg(long, value_name = "N", default_value = "10m", value_parser = parse::index_key_count)]
+    pub(crate) keys: u32,
+    /// Size of values in bytes
+    #[arg(long, value_name = "BYTES", default_value = "100")]
+    pub(crate) value_size: usize,
+    /// How often each key is written: all versions but the last are dead
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) versions: u32,
+    /// Starts of each kind
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
 }
 
 /// What both subcommands take.
@@ -235,9 +324,7 @@ fn key_counts() -> RangedU64ValueParser {
 impl CommonArguments {
     /// The seed asked for, or one made from the clock.
     pub(crate) fn seed(&self) -> u64 {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-        // Short enough to be copied by hand.
-        self.seed.unwrap_or_else(|| mix(clock()) >> 32)
+        seed(self.seed)
     }
 
     /// A plan with what both subcommands have in common; gets only.
@@ -264,6 +351,7 @@ impl CommonArguments {
                 zipf_exponent: self.zipf_exponent,
                 seed,
                 verify: self.verify,
+                ledger: None,
             },
         }
     }
@@ -301,7 +389,7 @@ mod tests {
         let words = ["dmabench", "load"].into_iter().chain(line.split_whitespace());
         match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Load(arguments) => Ok(arguments.plan()),
-            Command::Compare(_) | Command::Index(_) => Err("another subcommand".to_owned()),
+            _ => Err("another subcommand".to_owned()),
         }
     }
 

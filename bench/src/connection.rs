@@ -298,7 +298,7 @@ impl Connection {
         } else if self.random.unit() < workload.get_share {
             self.push_get(workload, start_ns);
         } else {
-            let index = workload.next_index(&mut self.chooser, &mut self.random);
+            let index = workload.next_index((self.id, self.connection_count), &mut self.chooser, &mut self.random);
             self.push_set(index, workload, start_ns);
         }
     }
@@ -306,10 +306,10 @@ impl Connection {
     fn push_get(&mut self, workload: &Workload, start_ns: u64) {
         self.output.extend_from_slice(b"get");
         for _ in 0..workload.multiget_count {
-            let index = workload.next_index(&mut self.chooser, &mut self.random);
+            let index = workload.next_index((self.id, self.connection_count), &mut self.chooser, &mut self.random);
             self.output.push(b' ');
             workload.keys.append(index, &mut self.output);
-            self.window.push_key(index);
+            self.window.push_key(index, workload.ledger.as_ref().map_or(0, |ledger| ledger.stored(index)));
         }
         self.output.extend_from_slice(b"\r\n");
         self.window.push_get(start_ns, workload.multiget_count);
@@ -318,11 +318,13 @@ impl Connection {
     fn push_set(&mut self, index: u64, workload: &Workload, start_ns: u64) {
         self.output.extend_from_slice(b"set ");
         workload.keys.append(index, &mut self.output);
-        write!(self.output, " 0 0 {}\r\n", workload.values.size(index)).expect("a Vec takes every write");
-        workload.values.append(index, self.stamp_next, &mut self.output);
+        let (version, lifetime) = workload.ledger.as_ref().map_or((0, 0), |ledger| ledger.begin_set(index));
+        let stamp = if workload.ledger.is_some() { u64::from(version) } else { self.stamp_next };
+        write!(self.output, " 0 {lifetime} {}\r\n", workload.values.size(index)).expect("a Vec takes every write");
+        workload.values.append(index, stamp, &mut self.output);
         self.output.extend_from_slice(b"\r\n");
         self.stamp_next += 1;
-        self.window.push_set(start_ns);
+        self.window.push_set(start_ns, index, version);
     }
 
     fn flush(&mut self, tally: &mut Tally) -> Result<(), String> {

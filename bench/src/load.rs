@@ -126,14 +126,19 @@ pub(crate) fn fill(plan: &Plan) -> Result<(u64, Duration), String> {
 }
 
 /// Connected workers and the clock they share.
-struct Session<'a> {
+pub(crate) struct Session<'a> {
     plan: &'a Plan,
     clock: Clock,
     workers: Vec<Worker>,
 }
 
 impl<'a> Session<'a> {
-    fn connect(plan: &'a Plan) -> Result<Self, String> {
+    /// Connects all connections of `plan`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when the server cannot be reached.
+    pub(crate) fn connect(plan: &'a Plan) -> Result<Self, String> {
         let thread_count = plan.thread_count as u64;
         let open = |id| Connection::open(&plan.address, id, plan.connection_count, &plan.workload);
         let worker = |thread: u64| {
@@ -145,7 +150,12 @@ impl<'a> Session<'a> {
         Ok(Self { plan, clock: Clock::start(), workers })
     }
 
-    fn fill(&mut self) -> Result<(u64, Duration), String> {
+    /// Sets every key once. Returns the number of keys and the time it took.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub(crate) fn fill(&mut self) -> Result<(u64, Duration), String> {
         let (key_count, connection_count) = (self.plan.workload.keys.count, self.plan.connection_count);
         let phase = Phase {
             content: Content::Fill,
@@ -162,7 +172,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn mix(&mut self, length: Length) -> Result<(Tally, Duration), String> {
+    /// Runs the requests of the plan for `length`. Returns what was counted and the time it took.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when the server breaks off.
+    pub(crate) fn mix(&mut self, length: Length) -> Result<(Tally, Duration), String> {
         let plan = self.plan;
         let lead = if plan.rate.is_some() { SCHEDULE_LEAD } else { Duration::ZERO };
         let start_ns = self.clock.now_ns() + lead.as_nanos() as u64;
@@ -243,6 +258,7 @@ mod tests {
                 zipf_exponent: 0.99,
                 seed: 11,
                 verify: true,
+                ledger: None,
             },
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::connection::Address;
-use crate::workload::{KEY_DIGITS, Values};
+use crate::workload::{KEY_DIGITS, STAMPED_SIZE_MIN, Values};
 
 /// The longest key of the protocol, in bytes.
 const KEY_SIZE_MAX: usize = 250;
@@ -119,6 +119,20 @@ pub(crate) fn value_sizes(text: &str) -> Result<Values, String> {
         return Err("the range is empty".to_owned());
     }
     Ok(Values { size_min, size_max })
+}
+
+/// The same, each large enough to carry a version.
+///
+/// # Errors
+///
+/// A sentence when it is none.
+pub(crate) fn stamped_value_sizes(text: &str) -> Result<Values, String> {
+    match value_sizes(text)? {
+        Values { size_min, .. } if size_min < STAMPED_SIZE_MIN => {
+            Err(format!("values below {STAMPED_SIZE_MIN} bytes do not tell their version"))
+        }
+        values => Ok(values),
+    }
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -237,6 +251,7 @@ mod tests {
         assert_eq!(range("100"), Ok((100, 100)));
         assert_eq!(range("0-64"), Ok((0, 64)));
         assert_eq!(range("4k-1M"), Ok((4_096, 1_048_576)));
+        assert!(stamped_value_sizes("15-40").is_err() && stamped_value_sizes("16-40").is_ok());
         for bad in ["", "-5", "5-", "9-8", "1g", "1.5k", "129m", "99999999999999999999", "k"] {
             assert!(range(bad).is_err(), "{bad}");
         }

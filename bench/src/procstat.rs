@@ -1,7 +1,8 @@
 //! What processes have used, from `/proc` and `getrusage`, and where they may run.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -43,6 +44,51 @@ impl Usage {
             switch_count: self.switch_count.saturating_sub(before.switch_count),
         }
     }
+}
+
+/// Memory of a process that is resident, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Resident {
+    /// All pages, those of the program itself included.
+    pub(crate) all: u64,
+    /// Pages that belong to no file.
+    pub(crate) anonymous: u64,
+}
+
+impl Resident {
+    /// What process `pid` has now.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when there is no such process, or the kernel does not say.
+    pub(crate) fn of(pid: u32) -> Result<Self, String> {
+        let path = format!("/proc/{pid}/status");
+        let status = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        Self::parse(&status).ok_or_else(|| format!("{path} does not tell what is resident"))
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1 << 10)
+        };
+        Some(Self { all: field("VmRSS:")?, anonymous: field("RssAnon:")? })
+    }
+}
+
+/// Bytes that process `pid` has had written to block devices; `None` when the kernel does not say, or not to us.
+pub(crate) fn written_size(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+}
+
+/// Bytes written to the block device that `directory` lies on, by everybody; `None` when there is none, as with a tmpfs.
+pub(crate) fn device_written_size(directory: &Path) -> Option<u64> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = ((device >> 8) & 0xfff | (device >> 32) & !0xfff, device & 0xff | (device >> 12) & !0xff);
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    // The seventh number counts sectors of 512 bytes, whatever the device's are.
+    stat.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()?.checked_mul(512)
 }
 
 /// User plus system time in ticks. The process' name is in parentheses and may hold anything, blanks and `)` included.
@@ -138,6 +184,18 @@ mod tests {
         }
         let used = Usage::of(pid).expect("it is us").since(before.0).cpu;
         assert!(used >= Duration::from_millis(40), "{used:?} {sum}");
+    }
+
+    #[test]
+    fn resident_memory_and_written_bytes_are_found() {
+        let status = "Name:\tVmRSS:\nVmRSS:\t     600 kB\nRssAnon:\t     200 kB\n";
+        assert_eq!(Resident::parse(status), Some(Resident { all: 600 << 10, anonymous: 200 << 10 }));
+        assert_eq!(Resident::parse("VmRSS:\t600 kB\n"), None);
+        let resident = Resident::of(std::process::id()).expect("it is us");
+        assert!(resident.anonymous > 0 && resident.all >= resident.anonymous, "{resident:?}");
+        assert!(written_size(std::process::id()).is_some());
+        assert_eq!(written_size(u32::MAX), None);
+        assert_eq!(device_written_size(Path::new("/proc")), None, "nothing is written to it");
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub(crate) fn describe_keys(plan: &Plan) -> String {
     let order = match workload.order {
         KeyOrder::Uniform => "uniform".to_owned(),
         KeyOrder::Sequential => "sequential".to_owned(),
+        KeyOrder::Hot => "90 % of requests for 10 % of keys".to_owned(),
+        KeyOrder::Recent(span) => format!("the last {span} written"),
         KeyOrder::Zipf => format!("zipf {}", workload.zipf_exponent),
     };
     let sizes = match (workload.values.size_min, workload.values.size_max) {
@@ -249,7 +251,7 @@ mod tests {
         let words = ["dmabench", "load", "--seed", "1"].into_iter().chain(line.split_whitespace());
         match Arguments::parse_from(words).command {
             Command::Load(arguments) => arguments.plan(),
-            Command::Compare(_) | Command::Index(_) => unreachable!("the words say load"),
+            _ => unreachable!("the words say load"),
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Tally {
     pub(crate) hits: u64,
     /// Keys that were asked for and did not come back, those of refused gets not counted.
     pub(crate) misses: u64,
+    /// Misses of keys that a ledger knows to be there.
+    pub(crate) lost: u64,
     /// Requests answered with an error line, or a set not answered with STORED.
     pub(crate) errors: u64,
     /// Values with wrong bytes, a wrong length or wrong flags.
@@ -80,6 +82,8 @@ pub(crate) struct Tally {
     pub(crate) first_error: Option<String>,
     /// What was wrong with the first wrong value.
     pub(crate) first_wrong: Option<String>,
+    /// The first key that was lost.
+    pub(crate) first_lost: Option<String>,
     /// Latencies of gets.
     pub(crate) get_latencies: Latencies,
     /// Latencies of sets.
@@ -94,6 +98,7 @@ impl Tally {
             sets: 0,
             hits: 0,
             misses: 0,
+            lost: 0,
             errors: 0,
             wrong: 0,
             unsent: 0,
@@ -101,6 +106,7 @@ impl Tally {
             sent_size: 0,
             first_error: None,
             first_wrong: None,
+            first_lost: None,
             get_latencies: Latencies::new(),
             set_latencies: Latencies::new(),
         }
@@ -124,6 +130,7 @@ impl Tally {
         self.sets += other.sets;
         self.hits += other.hits;
         self.misses += other.misses;
+        self.lost += other.lost;
         self.errors += other.errors;
         self.wrong += other.wrong;
         self.unsent += other.unsent;
@@ -131,6 +138,7 @@ impl Tally {
         self.sent_size += other.sent_size;
         self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
         self.first_wrong = self.first_wrong.take().or_else(|| other.first_wrong.clone());
+        self.first_lost = self.first_lost.take().or_else(|| other.first_lost.clone());
         self.get_latencies.add(&other.get_latencies);
         self.set_latencies.add(&other.set_latencies);
     }
@@ -145,6 +153,12 @@ impl Tally {
     pub(crate) fn reject(&mut self, index: u64, reason: &str) {
         self.wrong += 1;
         self.first_wrong.get_or_insert_with(|| format!("key number {index}: {reason}"));
+    }
+
+    /// Counts a miss of a key of which `version` was stored.
+    pub(crate) fn lose(&mut self, index: u64, version: u32) {
+        self.lost += 1;
+        self.first_lost.get_or_insert_with(|| format!("key number {index}, stored in version {version}"));
     }
 
     /// An error when any value was wrong.

@@ -14,16 +14,16 @@ use crate::workload::Workload;
 enum Pending {
     /// A get, the time its latency counts from, and how many of its keys may still be answered.
     Get { start_ns: u64, keys_left: u32 },
-    /// A set, and the time its latency counts from.
-    Set { start_ns: u64 },
+    /// A set, the time its latency counts from, its key and, if there is a ledger, its version.
+    Set { start_ns: u64, index: u64, version: u32 },
 }
 
 /// The requests in flight, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     pending: VecDeque<Pending>,
-    /// The keys of all gets in flight, in the order of the requests.
-    keys: VecDeque<u64>,
+    /// The keys of all gets in flight, in the order of the requests, and the versions that they had at least.
+    keys: VecDeque<(u64, u32)>,
 }
 
 impl Window {
@@ -37,9 +37,9 @@ impl Window {
         self.pending.is_empty()
     }
 
-    /// Notes one key of the get that [`Window::push_get`] will complete.
-    pub(crate) fn push_key(&mut self, index: u64) {
-        self.keys.push_back(index);
+    /// Notes one key of the get that [`Window::push_get`] will complete, and the oldest version that is right.
+    pub(crate) fn push_key(&mut self, index: u64, least: u32) {
+        self.keys.push_back((index, least));
     }
 
     /// Notes a get of the `key_count` keys pushed last. Times are nanoseconds on the clock of the whole run.
@@ -48,8 +48,8 @@ impl Window {
     }
 
     /// Notes a set.
-    pub(crate) fn push_set(&mut self, start_ns: u64) {
-        self.pending.push_back(Pending::Set { start_ns });
+    pub(crate) fn push_set(&mut self, start_ns: u64, index: u64, version: u32) {
+        self.pending.push_back(Pending::Set { start_ns, index, version });
     }
 
     /// Matches `reply`, which came at `now_ns`, with the oldest request.
@@ -68,27 +68,28 @@ impl Window {
             self.pending.front().copied().ok_or_else(|| format!("the server sent {reply} without a request"))?;
         match (pending, reply) {
             (Pending::Get { start_ns, keys_left }, Reply::Value { key, flags, value }) => {
-                let (index, passed) = self.matching_key(keys_left, workload, key)?;
-                tally.misses += u64::from(passed);
+                let (found, passed) = self.matching_key(keys_left, workload, key, tally)?;
                 tally.hits += 1;
                 let keys_left = keys_left - passed - 1;
                 self.pending[0] = Pending::Get { start_ns, keys_left };
-                check(index, *flags, value, workload, tally);
+                check(found, (*flags, value), workload, now_ns.saturating_sub(start_ns), tally);
             }
             (Pending::Get { start_ns, keys_left }, Reply::End | Reply::Refused(_)) => {
-                self.keys.drain(..keys_left as usize);
                 self.pending.pop_front();
+                let keys = self.keys.drain(..keys_left as usize);
                 match reply {
                     Reply::Refused(line) => tally.refuse(line),
-                    _ => tally.misses += u64::from(keys_left),
+                    _ => keys.for_each(|key| miss(key, workload, tally)),
                 }
                 tally.gets += 1;
                 tally.get_latencies.record(now_ns.saturating_sub(start_ns));
             }
-            (Pending::Set { start_ns }, Reply::Stored | Reply::Refused(_)) => {
+            (Pending::Set { start_ns, index, version }, Reply::Stored | Reply::Refused(_)) => {
                 self.pending.pop_front();
-                if let Reply::Refused(line) = reply {
-                    tally.refuse(line);
+                match (reply, &workload.ledger) {
+                    (Reply::Refused(line), _) => tally.refuse(line),
+                    (_, Some(ledger)) => ledger.end_set(index, version),
+                    _ => {}
                 }
                 tally.sets += 1;
                 tally.set_latencies.record(now_ns.saturating_sub(start_ns));
@@ -99,19 +100,40 @@ impl Window {
         Ok(())
     }
 
-    /// Takes the keys of the oldest get up to the one that came; returns it and how many were passed over.
-    fn matching_key(&mut self, keys_left: u32, workload: &Workload, key: &[u8]) -> Result<(u64, u32), String> {
+    /// Takes the keys of the oldest get up to the one that came; returns it and how many were passed over, which are misses.
+    fn matching_key(
+        &mut self,
+        keys_left: u32,
+        workload: &Workload,
+        key: &[u8],
+        tally: &mut Tally,
+    ) -> Result<((u64, u32), u32), String> {
         for passed in 0..keys_left {
-            let index = self.keys.pop_front().expect("each key of a get in flight is noted");
-            if workload.keys.matches(index, key) {
-                return Ok((index, passed));
+            let asked = self.keys.pop_front().expect("each key of a get in flight is noted");
+            if workload.keys.matches(asked.0, key) {
+                return Ok((asked, passed));
             }
+            miss(asked, workload, tally);
         }
         Err(format!("the server sent \"{}\", which the request does not ask for", key.escape_ascii()))
     }
 }
 
-fn check(index: u64, flags: u32, value: &[u8], workload: &Workload, tally: &mut Tally) {
+fn miss((index, least): (u64, u32), workload: &Workload, tally: &mut Tally) {
+    tally.misses += 1;
+    if workload.ledger.as_ref().is_some_and(|ledger| ledger.is_lost(index, least)) {
+        tally.lose(index, least);
+    }
+}
+
+/// Checks an answer that took `latency_ns`.
+fn check(
+    (index, least): (u64, u32),
+    (flags, value): (u32, &[u8]),
+    workload: &Workload,
+    latency_ns: u64,
+    tally: &mut Tally,
+) {
     if !workload.verify {
         return;
     }
@@ -119,6 +141,11 @@ fn check(index: u64, flags: u32, value: &[u8], workload: &Workload, tally: &mut 
         tally.reject(index, &difference.to_string());
     } else if flags != 0 {
         tally.reject(index, &format!("flags {flags} instead of 0"));
+    } else if let Some((ledger, version)) = workload.ledger.as_ref().zip(workload.values.stamp(index, value)) {
+        let age_seconds = latency_ns.div_ceil(1_000_000_000);
+        if let Some(fault) = ledger.fault(index, least, version, age_seconds) {
+            tally.reject(index, &fault);
+        }
     }
 }
 
@@ -137,12 +164,13 @@ mod tests {
             zipf_exponent: 0.99,
             seed: 1,
             verify: true,
+            ledger: None,
         }
     }
 
     fn window_with_get(indexes: &[u64]) -> Window {
         let mut window = Window::default();
-        indexes.iter().for_each(|&index| window.push_key(index));
+        indexes.iter().for_each(|&index| window.push_key(index, 0));
         window.push_get(1_000, indexes.len() as u32);
         window
     }
@@ -203,10 +231,43 @@ mod tests {
     fn a_refused_get_leaves_the_next_request_in_step() {
         let mut tally = Tally::new();
         let mut window = window_with_get(&[1, 2]);
-        window.push_set(1_500);
+        window.push_set(1_500, 1, 0);
         window.answer(&Reply::Refused(b"SERVER_ERROR x"), &workload(), 2_000, &mut tally).expect("refused");
         window.answer(&Reply::Stored, &workload(), 2_000, &mut tally).expect("stored");
         assert_eq!((tally.gets, tally.sets, tally.errors, tally.misses), (1, 1, 1, 0));
         assert!(window.is_empty() && window.keys.is_empty());
+    }
+
+    #[test]
+    fn a_ledger_finds_stale_and_lost_values() {
+        use crate::ledger::{Ledger, Lifetimes};
+        use std::sync::Arc;
+        let ledger = Arc::new(Ledger::new(100, Lifetimes::Endless));
+        let workload = Workload { ledger: Some(Arc::clone(&ledger)), ..workload() };
+        let (mut tally, mut window) = (Tally::new(), Window::default());
+        for _ in 0..2 {
+            let (version, _) = ledger.begin_set(5);
+            window.push_set(1_000, 5, version);
+        }
+        window.answer(&Reply::Stored, &workload, 2_000, &mut tally).expect("stored");
+        window.answer(&Reply::Refused(b"SERVER_ERROR x"), &workload, 2_000, &mut tally).expect("refused");
+        assert_eq!(ledger.stored(5), 1, "the second was refused");
+        ledger.end_set(5, 2);
+        for (version, wrong) in [(2, 0), (1, 1)] {
+            let mut value = Vec::new();
+            workload.values.append(5, version, &mut value);
+            window.push_key(5, ledger.stored(5));
+            window.push_get(1_000, 1);
+            let reply = Reply::Value { key: &key(5), flags: 0, value: &value };
+            window.answer(&reply, &workload, 2_000, &mut tally).expect("asked for");
+            window.answer(&Reply::End, &workload, 2_000, &mut tally).expect("the end");
+            assert_eq!((tally.wrong, tally.lost), (wrong, 0), "version {version}");
+        }
+        for (index, lost) in [(6, 0), (5, 1)] {
+            window.push_key(index, ledger.stored(index));
+            window.push_get(1_000, 1);
+            window.answer(&Reply::End, &workload, 2_000, &mut tally).expect("the end");
+            assert_eq!(tally.lost, lost);
+        }
     }
 }

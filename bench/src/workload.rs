@@ -4,14 +4,16 @@
 //! answer can be checked byte by byte without remembering what was written.
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::ledger::Ledger;
 use crate::random::{Random, Zipf, mix};
 
 /// Digits of a key's number; also the length that every key has beyond its prefix.
 pub(crate) const KEY_DIGITS: usize = 10;
 
 /// Values of this size and above begin with their stamp; shorter ones depend on the key alone.
-const STAMPED_SIZE_MIN: usize = 16;
+pub(crate) const STAMPED_SIZE_MIN: usize = 16;
 
 /// The stamp's bytes at the beginning of a value, little-endian.
 const STAMP_SIZE: usize = 8;
@@ -26,6 +28,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// Bytes of every key.
+    pub(crate) fn size(&self) -> usize {
+        self.prefix.len() + KEY_DIGITS
+    }
+
     /// Appends the key number `index`.
     pub(crate) fn append(&self, index: u64, output: &mut Vec<u8>) {
         output.extend_from_slice(self.prefix.as_bytes());
@@ -104,6 +111,12 @@ impl Values {
         output.extend_from_slice(&words.next().to_le_bytes()[..end - output.len()]);
     }
 
+    /// The stamp of a value of key `index`, if values of its size have one.
+    pub(crate) fn stamp(&self, index: u64, value: &[u8]) -> Option<u64> {
+        let stamp = value.first_chunk::<STAMP_SIZE>().filter(|_| self.size(index) >= STAMPED_SIZE_MIN)?;
+        Some(u64::from_le_bytes(*stamp))
+    }
+
     /// Looks for the first difference between `value` and what key `index` and the stamp within `value` require.
     pub(crate) fn difference(&self, index: u64, value: &[u8]) -> Option<Difference> {
         let expected = self.size(index);
@@ -158,6 +171,11 @@ pub(crate) enum KeyOrder {
     Sequential,
     /// A few keys are asked for most of the time; the popular ones are scattered over the key space.
     Zipf,
+    /// Nine of ten requests ask for a tenth of the keys; these are scattered over the key space.
+    Hot,
+    /// Every key among so many that were written last is equally likely: of a run whose ledger knows which those are.
+    #[value(skip)]
+    Recent(u64),
 }
 
 /// One connection's source of key indexes.
@@ -169,6 +187,10 @@ pub(crate) enum KeyChooser {
     Sequential(u64),
     /// See [`KeyOrder::Zipf`]: the distribution of ranks, and what a rank is multiplied with to become an index.
     Zipf(Zipf, u64),
+    /// See [`KeyOrder::Hot`]: what a number is multiplied with to become an index.
+    Hot(u64),
+    /// See [`KeyOrder::Recent`].
+    Recent(u64),
 }
 
 /// Everything that says which requests are made. Shared by all connections, never changed.
@@ -190,36 +212,69 @@ pub(crate) struct Workload {
     pub(crate) seed: u64,
     /// Whether the bytes of each value that comes back are checked.
     pub(crate) verify: bool,
+    /// What was written, if values are to be the newest. Each connection then sets keys of its own only, those whose numbers
+    /// leave its number when divided by the number of connections.
+    pub(crate) ledger: Option<Arc<Ledger>>,
 }
 
 impl Workload {
     /// The key chooser of the connection number `connection` out of `connection_count`.
     pub(crate) fn chooser(&self, connection: u64, connection_count: u64) -> KeyChooser {
-        let count = self.keys.count;
+        let count = self.key_count(connection_count);
         match self.order {
             KeyOrder::Uniform => KeyChooser::Uniform,
+            // The own keys of each connection begin with its first.
+            KeyOrder::Sequential if self.sets_own_keys() => KeyChooser::Sequential(0),
             KeyOrder::Sequential => {
                 let first = u128::from(count) * u128::from(connection) / u128::from(connection_count);
                 KeyChooser::Sequential(first as u64)
             }
             KeyOrder::Zipf => KeyChooser::Zipf(Zipf::new(count, self.zipf_exponent), coprime(count)),
+            KeyOrder::Hot => KeyChooser::Hot(coprime(count)),
+            KeyOrder::Recent(span) => KeyChooser::Recent(span),
         }
     }
 
-    /// The next key index that `chooser` yields, below the number of keys.
-    pub(crate) fn next_index(&self, chooser: &mut KeyChooser, random: &mut Random) -> u64 {
-        match chooser {
-            KeyChooser::Uniform => random.below(self.keys.count),
+    /// Whether sets are of keys that nobody else sets.
+    fn sets_own_keys(&self) -> bool {
+        self.ledger.is_some() && self.get_share < 1.0
+    }
+
+    /// How many keys one connection asks for.
+    fn key_count(&self, connection_count: u64) -> u64 {
+        if self.sets_own_keys() { (self.keys.count / connection_count).max(1) } else { self.keys.count }
+    }
+
+    /// The next key index that the chooser of connection number `connection` yields, below the number of keys.
+    pub(crate) fn next_index(
+        &self,
+        (connection, connection_count): (u64, u64),
+        chooser: &mut KeyChooser,
+        random: &mut Random,
+    ) -> u64 {
+        let count = self.key_count(connection_count);
+        let scattered =
+            |rank: u64, multiplier: u64| (u128::from(rank) * u128::from(multiplier) % u128::from(count)) as u64;
+        let number = match chooser {
+            KeyChooser::Uniform => random.below(count),
             KeyChooser::Sequential(next) => {
                 let index = *next;
-                *next = (index + 1) % self.keys.count;
+                *next = (index + 1) % count;
                 index
             }
-            KeyChooser::Zipf(zipf, multiplier) => {
-                let product = u128::from(zipf.rank(random)) * u128::from(*multiplier);
-                (product % u128::from(self.keys.count)) as u64
+            KeyChooser::Zipf(zipf, multiplier) => scattered(zipf.rank(random), *multiplier),
+            KeyChooser::Hot(multiplier) => {
+                let hot_count = (count / 10).max(1);
+                let is_hot = random.below(10) > 0 || hot_count == count;
+                let rank = if is_hot { random.below(hot_count) } else { hot_count + random.below(count - hot_count) };
+                scattered(rank, *multiplier)
             }
-        }
+            KeyChooser::Recent(span) => {
+                let written = self.ledger.as_ref().map_or(count, |ledger| ledger.fresh_count()).clamp(1, count);
+                written - 1 - random.below((*span).clamp(1, written))
+            }
+        };
+        if self.sets_own_keys() { number * connection_count + connection } else { number }
     }
 }
 
@@ -321,6 +376,7 @@ mod tests {
             zipf_exponent: 0.99,
             seed: 1,
             verify: false,
+            ledger: None,
         }
     }
 
@@ -329,7 +385,7 @@ mod tests {
         let workload = workload(KeyOrder::Sequential, 10);
         let mut random = Random::new(1, 0);
         let mut chooser = workload.chooser(1, 2);
-        let found: Vec<_> = (0..7).map(|_| workload.next_index(&mut chooser, &mut random)).collect();
+        let found: Vec<_> = (0..7).map(|_| workload.next_index((1, 2), &mut chooser, &mut random)).collect();
         assert_eq!(found, [5, 6, 7, 8, 9, 0, 1]);
     }
 
@@ -344,6 +400,50 @@ mod tests {
         let workload = workload(KeyOrder::Zipf, 1_000);
         let mut random = Random::new(1, 0);
         let mut chooser = workload.chooser(0, 1);
-        assert!((0..10_000).all(|_| workload.next_index(&mut chooser, &mut random) < 1_000));
+        assert!((0..10_000).all(|_| workload.next_index((0, 1), &mut chooser, &mut random) < 1_000));
+    }
+
+    #[test]
+    fn nine_of_ten_are_a_tenth_of_the_keys() {
+        let workload = workload(KeyOrder::Hot, 1_000);
+        let (mut random, mut chooser) = (Random::new(1, 0), workload.chooser(0, 1));
+        let mut counts = vec![0u32; 1_000];
+        (0..100_000).for_each(|_| counts[workload.next_index((0, 1), &mut chooser, &mut random) as usize] += 1);
+        assert!(counts.iter().all(|&count| count > 0), "every key is asked for");
+        let first: u32 = counts[..100].iter().sum();
+        assert!((5_000..20_000).contains(&first), "{first}: the popular ones are scattered");
+        counts.sort_unstable();
+        let hot: u32 = counts[900..].iter().sum();
+        assert!((89_000..91_000).contains(&hot), "{hot}");
+    }
+
+    #[test]
+    fn with_a_ledger_each_connection_sets_keys_of_its_own() {
+        for order in [KeyOrder::Uniform, KeyOrder::Sequential, KeyOrder::Hot, KeyOrder::Zipf] {
+            let mut workload = workload(order, 1_003);
+            workload.ledger = Some(Arc::new(Ledger::new(1_003, crate::ledger::Lifetimes::Endless)));
+            workload.get_share = 0.0;
+            for connection in 0..4 {
+                let (mut random, mut chooser) = (Random::new(1, connection), workload.chooser(connection, 4));
+                let mut next = || workload.next_index((connection, 4), &mut chooser, &mut random);
+                assert!((0..2_000).map(|_| next()).all(|index| index % 4 == connection && index < 1_003), "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn recent_keys_are_those_written_last() {
+        let ledger = Arc::new(Ledger::new(100, crate::ledger::Lifetimes::Endless));
+        let mut workload = workload(KeyOrder::Recent(10), 100);
+        workload.ledger = Some(Arc::clone(&ledger));
+        let (mut random, mut chooser) = (Random::new(1, 0), workload.chooser(0, 1));
+        let mut range = || {
+            let mut found = |_| workload.next_index((0, 1), &mut chooser, &mut random);
+            let found: Vec<_> = (0..1_000).map(&mut found).collect();
+            (found.iter().min().copied(), found.iter().max().copied())
+        };
+        assert_eq!(range(), (Some(0), Some(0)));
+        (0..50).for_each(|index| _ = ledger.begin_set(index));
+        assert_eq!(range(), (Some(40), Some(49)));
     }
 }

@@ -9,14 +9,24 @@ use std::path::Path;
 use dmacached_bench::contender::Contender;
 use dmacached_bench::keys::{digest, entry};
 
-use super::chart::{self, Peak, Series};
 use super::child::{self, Progress, Task, unexpected};
 use super::memory::Memory;
 use super::slowest::{Slowest, longest_of_all_passes};
 use super::timing::{clock_cost, thread_cpu};
 use super::{Kind, Part, host_line};
 use crate::args::GrowArguments;
+use crate::chart::{self, Frame, Peak, Series};
 use crate::tally::Latencies;
+
+/// Around the chart. What is higher is cut off: the start of a growth, where a page is a lot per key.
+const FRAME: Frame = Frame {
+    title: "Resident memory per key while an index grows",
+    x_label: "keys, millions",
+    y_label: "bytes per key",
+    x_min: 0.0,
+    y_highest: 120.0,
+    note: "Thin strokes: the highest moment between two samples.",
+};
 
 /// Samples of the memory, at even distances.
 const SAMPLE_COUNT: u64 = 50;
@@ -242,7 +252,7 @@ pub(super) fn run(arguments: &GrowArguments) -> Result<(), String> {
         write(path, &csv(&growths))?;
     }
     if let Some(path) = &arguments.svg {
-        write(path, &chart::svg(&series(&growths)))?;
+        write(path, &chart::svg(&FRAME, &series(&growths)))?;
     }
     print!("{}", report(key_count, clock, &growths));
     Ok(())
@@ -317,6 +327,7 @@ fn series(growths: &[Growth]) -> Vec<Series> {
             name: growth.kind.name().to_owned(),
             points: growth.samples.iter().map(point).collect(),
             peaks: growth.samples.iter().map(peak).collect(),
+            is_reference: false,
         }
     };
     growths.iter().map(one).collect()

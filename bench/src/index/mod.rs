@@ -3,7 +3,6 @@
 //! [`grow`] is about memory and single inserts, [`speed`] about the mean of each operation. Both have the work done in
 //! child processes ([`child`]), one contender in each, so that no contender sees what another did to the memory.
 
-mod chart;
 mod child;
 mod grow;
 mod memory;
