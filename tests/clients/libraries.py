@@ -169,14 +169,17 @@ def run_restart(adapter_of, server):
     for key, value in REMEMBERED.items():
         cases.check(client.set(key, value), True, "set of %s" % key)
     # A stop promises what the server has received, and a set without an answer may still be on its way.
-    for key, value in REMEMBERED.items():
-        cases.check(client.get(key), value, "get of %s" % key)
+    check_remembered(client, "before the restart")
     client.close()
     server.restart()
     client = adapter_of(server.port)
-    for key, value in REMEMBERED.items():
-        cases.check(client.get(key), value, "get of %s after the restart" % key)
+    check_remembered(client, "after the restart")
     client.close()
+
+
+def check_remembered(client, when):
+    for key, value in REMEMBERED.items():
+        cases.check(client.get(key), value, "get of %s %s" % (key, when))
 
 
 def run_program(name, program, server):
